@@ -1,0 +1,86 @@
+"""Files that are either the old one or the new one, never half of either: temporary name, sync, rename. Tensors in safetensors, no pickle."""
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+__all__ = ["load_json", "load_tensors", "rheos_class", "save_json", "save_tensors", "write_bytes"]
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Replace `path` by `content` in one move. OSError if the folder cannot be written; then nothing has changed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)      # mkstemp makes private files
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def save_json(path: str | Path, content: Any) -> Path:
+    """Write `content` as JSON text, readable by people, in one move."""
+    return write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def load_json(path: str | Path) -> Any:
+    """Read JSON. FileNotFoundError if it is not there, ValueError that names the file if it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: not JSON ({error})") from None
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The safetensors file of `tensors`. Copies: safetensors refuses views of one storage, and a state may hold some."""
+    whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    return safetensors_bytes(whole, dict(metadata or {}))
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    """Write tensors and string metadata as one safetensors file, in one move."""
+    return write_bytes(path, tensor_bytes(tensors, metadata))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read (tensors, metadata). FileNotFoundError if it is not there, ValueError that names the file if it is damaged."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: not a safetensors file ({error})") from None
+
+
+def rheos_class(name: str) -> type:
+    """The rheos class of a dotted name found in a file. ValueError for anything that is not a class defined in rheos."""
+    refusal = ValueError(f"class {name!r} in the file is not a rheos class: only rheos.* classes are built from files; pass your own object instead")
+    if not isinstance(name, str) or not name.startswith("rheos.") or not all(part.isidentifier() for part in name.split(".")):
+        raise refusal
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        raise ValueError(f"class {name!r} in the file does not exist in this version of rheos") from None
+    if not isinstance(found, type) or not found.__module__.startswith("rheos."):
+        raise refusal
+    return found

@@ -132,7 +132,7 @@ def gives_the_answer(make: Make) -> None:
     example = make()
     if example.answer is not None:
         value, truth = example.answer(evolve(example.dynamics, example.start, example.steps))
-        gap = float((torch.as_tensor(value) - torch.as_tensor(truth)).abs().max())
+        gap = float((torch.as_tensor(value) - torch.as_tensor(truth)).detach().abs().max())
         _require(gap <= example.tolerance, f"the end is {gap:.3g} away from the answer, more than {example.tolerance:g}")
 
 

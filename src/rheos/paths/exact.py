@@ -1,0 +1,132 @@
+"""Fields known in closed form: Gaussian mixtures and finite data sets on any affine Gaussian path. The oracle of tests and claims.
+
+Given component k, x_t is Gaussian with mean m = a m0 + b m1 and covariance S = a^2 S0 + b^2 S1 + c^2 I. With q = S^-1 (x - m) and the
+posterior weights w of the components, E[z | x] = c sum w q, E[x1 | x] = sum w (m1 + b S1 q), and the score is -sum w q.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rheos.data import GaussianMixture
+from rheos.paths.field import Field
+from rheos.paths.path import Path
+from rheos.paths.schedules import Coefficients
+
+__all__ = ["ExactField"]
+
+_CHUNK_NUMBERS = 1 << 26
+
+
+class ExactField(Field):
+    """The exact field of a target (and, for two-sided paths, of a source) that are Gaussian mixtures.
+
+    target: `GaussianMixture`; a data set is `GaussianMixture.points(x, y)`. cond: labels (batch,), which select the components of that
+        label; -1 or None stands for all.
+    Two-sided paths need mixtures with isotropic or diagonal covariances: those of source and target must share their axes.
+    """
+
+    def __init__(self, path: Path, target: GaussianMixture, source: GaussianMixture | None = None):
+        if path.two_sided != (source is not None):
+            raise ValueError("source must be given for a two-sided path" if path.two_sided else "source was given, but the path is one-sided: its base is noise")
+        if source is not None:
+            if source.event != target.event:
+                raise ValueError(f"source must have the event shape of target, {target.event}, got {source.event}")
+            if target.eigen()[1] is not None or source.eigen()[1] is not None:
+                raise ValueError("two-sided exact fields need isotropic or diagonal covariances, got full ones")
+        self.target, self.source = target, source
+        super().__init__(self._cannot, path, ("velocity", "data", "noise", "score"))
+        weights = target.weights
+        self._means = target.means.reshape(len(weights), -1)
+        self._spread, self._axes = target.eigen()
+        self._log_weights = weights.log()
+        if self._axes is not None:      # means in each component's own axes
+            self._turned = torch.einsum("ki,kij->kj", self._means, self._axes)
+        if source is not None:
+            # One component for each pair (source i, target j), source index running slowest.
+            pairs = len(source.weights)
+            self._log_weights = (source.weights.log()[:, None] + self._log_weights).reshape(-1)
+            self._source_means = source.means.reshape(pairs, -1).repeat_interleave(len(weights), 0)
+            self._source_spread = source.eigen()[0].repeat_interleave(len(weights), 0)
+            self._means, self._spread = self._means.repeat(pairs, 1), self._spread.repeat(pairs, 1)
+
+    @staticmethod
+    def _cannot(*_: Any) -> Tensor:
+        raise NotImplementedError("an exact field has no network")
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        return tuple(self.target.event)
+
+    @property
+    def like(self) -> Tensor:
+        return torch.empty(0, dtype=self._means.dtype, device=self._means.device)
+
+    def log_prob(self, x: Float[Tensor, batch *event], t: Tensor | float, cond: Tensor | None = None) -> Float[Tensor, " batch"]:
+        """The log density of x_t at x, in nats, (batch,)."""
+        return self._posterior(x.flatten(1), self.path.coefficients(t), cond)[0]
+
+    def _ask(self, x: Tensor, t: Tensor, cond: Any, at: Coefficients) -> dict[str, Tensor]:
+        self.nfe += 1
+        if tuple(x.shape[1:]) != self.event:
+            raise ValueError(f"x must have event shape {self.event}, got {tuple(x.shape[1:])}")
+        flat = x.flatten(1)
+        rows = max(1, _CHUNK_NUMBERS // max(1, len(self._means) * flat.shape[1]))
+        parts = []
+        for begin in range(0, max(len(flat), 1), rows):
+            cut = slice(begin, begin + rows)
+            here = Coefficients(*(v[cut] if isinstance(v, Tensor) and v.ndim else v for v in at))
+            parts.append(self._posterior(flat[cut], here, None if cond is None else cond[cut])[1])
+        return {kind: torch.cat([p[kind] for p in parts]).reshape(x.shape) for kind in parts[0]}
+
+    def _posterior(self, x: Tensor, at: Coefficients, cond: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """(log density (batch,), kinds): x is (batch, d)."""
+        a, b, c, da, db, _, cdc = (v.to(x)[:, None] if isinstance(v, Tensor) and v.ndim else float(v) for v in at)
+        mean, spread = self._means.to(x), self._spread.to(x)
+        wide = lambda v: v[:, :, None] if isinstance(v, Tensor) else v
+        variance = wide(b) ** 2 * spread + wide(c) ** 2
+        if self.source is not None:
+            source_mean, source_spread = self._source_means.to(x), self._source_spread.to(x)
+            variance = variance + wide(a) ** 2 * source_spread
+            rest = x[:, None, :] - wide(a) * source_mean - wide(b) * mean
+        elif self._axes is not None:
+            rest = torch.einsum("ni,kij->nkj", x, self._axes.to(x)) - wide(b) * self._turned.to(x)
+        else:
+            rest = x[:, None, :] - wide(b) * mean
+        q = rest / variance
+        logits = self._log_weights.to(x) - 0.5 * ((rest * q).sum(-1) + variance.log().sum(-1))
+        if cond is not None:
+            logits = logits.masked_fill(self._hidden(cond, len(x)), -math.inf)
+        w = torch.softmax(logits, -1)
+        log_prob = torch.logsumexp(logits, -1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
+        pull, turned_gain = q, spread * q
+        if self._axes is not None:
+            axes = self._axes.to(x)
+            pull = torch.einsum("nkj,kij->nki", q, axes)
+            turned_gain = torch.einsum("nkj,kij->nki", turned_gain, axes)
+        score = -(w[:, :, None] * pull).sum(1)
+        data = w @ mean + b * (w[:, :, None] * turned_gain).sum(1)
+        kinds = {"data": data, "score": score, "noise": -c * score, "velocity": db * data - cdc * score}
+        if self.source is not None:
+            kinds["source"] = w @ source_mean + a * (w[:, :, None] * source_spread * q).sum(1)
+            kinds["velocity"] = kinds["velocity"] + da * kinds["source"]
+        return log_prob, kinds
+
+    def _hidden(self, cond: Tensor, rows: int) -> Tensor:
+        """(batch, components): True where a component does not carry the label asked for."""
+        labels = self.target.labels
+        if labels is None:
+            raise ValueError("cond was given, but the target has no labels")
+        if cond.shape != (rows,):
+            raise ValueError(f"cond must have shape ({rows},), one label a row of x, got {tuple(cond.shape)}")
+        if self.source is not None:
+            labels = labels.repeat(len(self.source.weights))
+        cond = cond.to(labels.device)
+        unknown = (cond >= 0) & ~torch.isin(cond, labels)
+        if bool(unknown.any()):
+            raise ValueError(f"cond must be a label of the target or -1, got {cond[unknown][0].item()}")
+        return (cond[:, None] >= 0) & (labels[None, :] != cond[:, None])

@@ -1,0 +1,103 @@
+"""A network seen through a path: `Field` answers velocity, score, noise and data from whatever the network predicts."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheos.core import checks
+from rheos.paths.path import Path
+from rheos.paths.predictions import KINDS, Prediction
+from rheos.paths.schedules import Coefficients
+
+__all__ = ["Field"]
+
+Net = Callable[..., Tensor | Sequence[Tensor]]
+
+
+class Field:
+    """A network, the path it was trained on, and what it predicts.
+
+    net: called as net(x, t, cond) with x (batch, *event), t (batch,) in x's dtype, cond as given (None is passed as None). Returns
+        (batch, *event), or as many of them as `predicts` has names.
+    predicts: "velocity", "score", "noise" or "data"; for two-sided paths usually ("velocity", "noise").
+    nfe: how often the network was called; set it to 0 to count anew.
+
+    Calling the field gives a `Prediction`: one network call, any kind.
+
+    >>> field = Field(lambda x, t, cond: -x, Path.linear(), predicts="velocity")
+    >>> answer = field(torch.tensor([[2.0]]), 0.5)
+    >>> answer.velocity.item(), answer.data.item(), answer.noise.item(), field.nfe
+    (-2.0, 1.0, 3.0, 1)
+    """
+
+    def __init__(self, net: Net, path: Path, predicts: str | Sequence[str] = "velocity"):
+        if not callable(net):
+            raise TypeError(f"net must be callable as net(x, t, cond), got {type(net).__name__}")
+        if not isinstance(path, Path):
+            raise TypeError(f"path must be a Path, got {type(path).__name__}")
+        self.net, self.path = net, path
+        self.predicts: tuple[str, ...] = (predicts,) if isinstance(predicts, str) else tuple(predicts)
+        for kind in self.predicts:
+            checks.one_of("predicts", kind, KINDS)
+        self.nfe = 0
+
+    @property
+    def event(self) -> tuple[int, ...] | None:
+        """The shape of one sample, where the network tells it (an attribute `event`), else None."""
+        event = getattr(self.net, "event", None)
+        return None if event is None else tuple(event)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the dtype and device that the network computes in (float32 on the CPU if it has no parameters)."""
+        parameters = self.net.parameters() if isinstance(self.net, nn.Module) else iter(())
+        first = next((p for p in parameters if p.is_floating_point() or p.is_complex()), None)
+        return torch.empty(0) if first is None else torch.empty(0, dtype=first.dtype, device=first.device)
+
+    def __call__(self, x: Tensor, t: Tensor | float, cond: Any = None, *, at: Coefficients | None = None) -> Prediction:
+        """One network call at x (batch, *event), t a number, () or (batch,). `at`: the path's coefficients at t, if known already.
+
+        ValueError for times outside [0, 1] and for shapes that do not fit.
+        """
+        if at is None:
+            t = torch.as_tensor(t, device=x.device)
+            if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
+                raise ValueError(f"t must be one number or have shape ({len(x)},), one time a row of x, got shape {tuple(t.shape)}")
+            at = self.path.coefficients(t)
+        rows = torch.as_tensor(t, dtype=x.real.dtype if x.is_complex() else x.dtype, device=x.device).expand(len(x))
+        known = self._ask(x, rows, cond, at)
+        return Prediction(known, x, at, two_sided=self.path.two_sided)
+
+    def _ask(self, x: Tensor, t: Tensor, cond: Any, at: Coefficients) -> dict[str, Tensor]:
+        self.nfe += 1
+        answer = self.net(x, t, cond)
+        answers = (answer,) if isinstance(answer, Tensor) else tuple(answer)
+        if len(answers) != len(self.predicts):
+            raise ValueError(f"net must return {len(self.predicts)} tensors for predicts = {self.predicts}, got {len(answers)}")
+        for value in answers:
+            if value.shape != x.shape:
+                raise ValueError(f"net must return the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}")
+        return dict(zip(self.predicts, answers, strict=True))
+
+    def velocity(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+        """dx/dt of the probability flow, (batch, *event), units of x per unit time."""
+        return self(x, t, cond).velocity
+
+    def score(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+        """The gradient of the log density of x_t, (batch, *event)."""
+        return self(x, t, cond).score
+
+    def noise(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+        """The expected noise z given x_t, (batch, *event)."""
+        return self(x, t, cond).noise
+
+    def data(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+        """The expected data x1 given x_t, (batch, *event)."""
+        return self(x, t, cond).data
+
+    def drift(self, x: Tensor, t: Tensor | float, cond: Any = None, *, epsilon: float = 0.0) -> Tensor:
+        """velocity + epsilon score: the drift of the SDE with diffusion sqrt(2 epsilon) and the same marginals. ValueError if epsilon < 0."""
+        return self(x, t, cond).drift(checks.positive("epsilon", epsilon, zero=True))

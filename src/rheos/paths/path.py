@@ -1,0 +1,139 @@
+"""Probability paths: how a pair (base, data) becomes a curve x_t = a(t) x0 + b(t) x1 + c(t) z."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rheos.core import Draws, checks
+from rheos.paths.predictions import Prediction
+from rheos.paths.schedules import VP, Coefficients, Interpolant, Linear, Schedule
+
+__all__ = ["Path", "PathPoint"]
+
+
+@dataclass(frozen=True, eq=False)
+class PathPoint:
+    """Points on a path with what made them. Tensors (batch, *event), t (batch,); x0 is None for one-sided paths, z where c = 0 throughout."""
+
+    x: Tensor
+    t: Tensor
+    x1: Tensor
+    x0: Tensor | None
+    z: Tensor | None
+    velocity: Tensor
+    at: Coefficients
+
+    def target(self, kind: str) -> Tensor:
+        """What a network that predicts `kind` is regressed on. ValueError for the noise or score of a path without noise."""
+        if kind == "velocity":
+            return self.velocity
+        if kind == "data":
+            return self.x1
+        if self.z is None:
+            raise ValueError(f"this path has no noise, so it has no {kind} to predict")
+        return self.z if kind == "noise" else -self.z / _shaped(self.at.c, self.x)
+
+
+def _shaped(value: Tensor, like: Tensor) -> Tensor:
+    return value.reshape(-1, *(1,) * (like.ndim - 1)).to(like)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A path is its schedule; build one with `Path.linear()`, `Path.vp()`, `Path.interpolant()`.
+
+    Time runs from 0 (base, noise) to 1 (data); velocity is dx/dt in this clock.
+
+    >>> Path.linear().lam(torch.tensor([0.25, 0.5, 0.75])).tolist()
+    [-1.0986122886681098, 0.0, 1.0986122886681096]
+    """
+
+    schedule: Schedule
+
+    @classmethod
+    def linear(cls) -> Path:
+        """alpha = t, sigma = 1 - t. Velocity is data minus noise."""
+        return cls(Linear())
+
+    @classmethod
+    def vp(cls, beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
+        """Variance preserving, rate rising linearly from beta_min at the data to beta_max at the noise."""
+        return cls(VP(beta_min, beta_max))
+
+    @classmethod
+    def interpolant(cls, gamma: str | Callable[[Tensor], Tensor] = "sqrt", mixing: str = "linear") -> Path:
+        """Two-sided: joins any two laws. `gamma` is the noise on the way ("sqrt", "sin2", "none" or a function), `mixing` a and b."""
+        return cls(Interpolant(gamma, mixing))
+
+    @property
+    def two_sided(self) -> bool:
+        return self.schedule.two_sided
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The times between which samplers run unless told otherwise."""
+        return self.schedule.interval
+
+    def coefficients(self, t: Tensor | float) -> Coefficients:
+        """a, b, c and derivatives, float64, of the shape of t. ValueError if a time lies outside [0, 1]."""
+        t = torch.as_tensor(t)
+        if t.dtype != torch.float64:
+            t = t.double()
+        if t.device.type == "cpu" and t.numel() and not bool(((t >= 0) & (t <= 1)).all()):
+            raise ValueError(f"t must lie in [0, 1], got values from {float(t.min()):g} to {float(t.max()):g}")
+        return self.schedule.coefficients(t)
+
+    def lam(self, t: Tensor | float) -> Tensor:
+        """log(alpha / sigma), half the log signal-to-noise ratio; -inf and inf at singular ends. ValueError for a two-sided path."""
+        self._one_sided("lam")
+        at = self.coefficients(t)
+        return at.b.log() - at.c.log()
+
+    def time_at(self, lam: Tensor | float) -> Tensor:
+        """The time at which `lam` is reached: the inverse of `lam`. ValueError for a two-sided path."""
+        self._one_sided("time_at")
+        return self.schedule.time_at(torch.as_tensor(lam, dtype=torch.float64))
+
+    def sample(self, x1: Tensor, t: Tensor, *, x0: Tensor | None = None, z: Tensor | None = None, seed: int | Draws = 0, step: int = 0) -> PathPoint:
+        """Points at times t (batch,) on the path to x1 (batch, *event). z is drawn if not given; x0 is needed by two-sided paths only.
+
+        ValueError for a missing or superfluous x0 and for shapes that do not fit.
+        """
+        if t.shape != x1.shape[:1]:
+            raise ValueError(f"t must have shape ({len(x1)},), one time a row of x1, got {tuple(t.shape)}")
+        at = self.coefficients(t)
+        a, b, c, da, db, dc, _ = (_shaped(v, x1) for v in at)
+        if self.two_sided:
+            if x0 is None:
+                raise ValueError("x0 is missing: a two-sided path runs from x0 to x1")
+            checks.shape_of("x0", x0, x1.shape)
+            x, velocity = a * x0 + b * x1, da * x0 + db * x1
+            if self.schedule == Interpolant("none", getattr(self.schedule, "mixing", "linear")):
+                return PathPoint(x, t, x1, x0, None, velocity, at)
+        elif x0 is not None:
+            raise ValueError("x0 was given, but on a one-sided path the base is the noise: pass it as z")
+        else:
+            x, velocity = b * x1, db * x1
+        if z is None:
+            z = Draws.of(seed).rows("path noise", step, x1.shape, device=x1.device, dtype=x1.dtype)
+        checks.shape_of("z", z, x1.shape)
+        return PathPoint(x + c * z, t, x1, x0, z, velocity + dc * z, at)
+
+    def prior(self, shape: Sequence[int], *, seed: int | Draws = 0, first: int = 0, start: float | None = None, **kinds: Any) -> Tensor:
+        """Draws (rows, *event) from the law at the start of a one-sided path, c(start) z. ValueError for a two-sided path."""
+        self._one_sided("prior")
+        scale = float(self.coefficients(self.interval[0] if start is None else start).c)
+        return Draws.of(seed).rows("start", 0, shape, first=first, **kinds) * scale
+
+    def convert(self, value: Tensor, x: Tensor, t: Tensor | float, *, of: str, to: str, given: dict[str, Tensor] | None = None) -> Tensor:
+        """Read a prediction `value` of kind `of` at (x, t) as kind `to`. Two-sided paths need a second prediction in `given`."""
+        known = {of: value, **(given or {})}
+        return Prediction(known, x, self.coefficients(t), two_sided=self.two_sided).of(to)
+
+    def _one_sided(self, what: str) -> None:
+        if self.two_sided:
+            raise ValueError(f"{what} exists for one-sided paths only; this path is two-sided")

@@ -1,0 +1,143 @@
+"""One network answer, read as any kind: the only place where predictions are converted.
+
+For one-sided paths x = b x1 + c z and v = b' x1 + c' z, so any one of data (x1), noise (z), velocity (v) and score (-z / c) gives
+the others. Two-sided paths x = a x0 + b x1 + c z need two of them. Where a division by a vanished coefficient would be needed, the
+finite member is returned if there is one and ValueError says what is missing if not; no small number is added anywhere.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rheos.core import checks
+from rheos.paths.schedules import Coefficients
+
+__all__ = ["KINDS", "Prediction"]
+
+KINDS = ("velocity", "score", "noise", "data")
+
+
+def _vanishes(value: Any) -> bool:
+    return bool((value == 0).any()) if isinstance(value, Tensor) else value == 0
+
+
+class Prediction:
+    """What a field says at (x, t). `velocity`, `score`, `noise`, `data` and, for two-sided paths, `source` are tensors like x."""
+
+    def __init__(self, known: Mapping[str, Tensor], x: Tensor, at: Coefficients, *, two_sided: bool = False):
+        self.x, self.two_sided = x, two_sided
+        self._known = dict(known)
+        self._at = at
+        self._shaped: Coefficients | None = None
+
+    @property
+    def at(self) -> Coefficients:
+        """The path's coefficients, shaped to multiply x."""
+        if self._shaped is None:
+            if isinstance(self._at.b, Tensor) and self._at.b.ndim:
+                ones = (1,) * (self.x.ndim - 1)
+                self._shaped = Coefficients(*(v.reshape(-1, *ones).to(self.x) for v in self._at))
+            else:
+                self._shaped = self._at
+        return self._shaped
+
+    def of(self, kind: str) -> Tensor:
+        """The prediction as `kind`, converted once and kept."""
+        if kind not in self._known:
+            # `at` is shaped in x's dtype, but whether a coefficient vanishes is asked of the float64 original.
+            self._known[kind] = (self._two_sided if self.two_sided else self._one_sided)(kind)
+        return self._known[kind]
+
+    velocity = property(lambda self: self.of("velocity"))
+    score = property(lambda self: self.of("score"))
+    noise = property(lambda self: self.of("noise"))
+    data = property(lambda self: self.of("data"))
+    source = property(lambda self: self.of("source"))
+
+    def drift(self, epsilon: float) -> Tensor:
+        """velocity + epsilon score: the drift of the SDE with diffusion sqrt(2 epsilon) that has the path's marginals."""
+        return self.velocity if epsilon == 0 else self.velocity + epsilon * self.score
+
+    def _need(self, letter: str, kind: str, given: str) -> Any:
+        if _vanishes(getattr(self._at, letter)):
+            end = {"b": "t = 0, where nothing of the data is left", "c": "an end of the path, where no noise is left"}[letter]
+            raise ValueError(f"{kind} cannot be read off a {given} prediction at {end}; start or end the times a little inside")
+        return getattr(self.at, letter)
+
+    def _one_sided(self, kind: str) -> Tensor:
+        checks.one_of("kind", kind, KINDS)
+        known, x, at = self._known, self.x, self.at
+        if kind == "score":
+            noise = self.noise
+            return -noise / self._need("c", "score", "noise")
+        if kind == "noise":
+            if "score" in known:
+                return -at.c * known["score"]
+            if "data" in known:
+                return (x - at.b * known["data"]) / self._need("c", "noise", "data")
+            return at.c * (at.b * known["velocity"] - at.db * x) / self._wronskian()
+        if kind == "data":
+            if "velocity" in known:
+                return (at.cdc * x - at.c * at.c * known["velocity"]) / self._wronskian()
+            if "score" in known:
+                return (x + at.c * at.c * known["score"]) / self._need("b", "data", "score")
+            return (x - at.c * known["noise"]) / self._need("b", "data", "noise")
+        if "data" in known and "noise" in known and not _vanishes(self._at.c):
+            return at.db * known["data"] + at.dc * known["noise"]
+        if "data" in known:
+            c = self._need("c", "velocity", "data")
+            return at.db * known["data"] + at.cdc * (x - at.b * known["data"]) / (c * c)
+        # v = (b'/b) x + (c c' - c^2 b'/b) z / c: from the score this is finite where c vanishes.
+        given = "score" if "score" in known else "noise"
+        ratio = at.db / self._need("b", "velocity", given)
+        if given == "score":
+            return ratio * x - (at.cdc - at.c * at.c * ratio) * known["score"]
+        c = self._need("c", "velocity", "noise")
+        return ratio * x + (at.cdc / c - c * ratio) * known["noise"]
+
+    def _wronskian(self) -> Any:
+        """c (b c' - c b'), never 0 inside the interval of a path whose signal-to-noise ratio rises."""
+        at = self._at
+        value = at.b * at.cdc - at.c * at.c * at.db
+        if _vanishes(value):
+            raise ValueError("data and noise cannot be told apart from a velocity where no noise is left (t = 1); end the times a little before")
+        at = self.at
+        return at.b * at.cdc - at.c * at.c * at.db
+
+    def _two_sided(self, kind: str) -> Tensor:
+        checks.one_of("kind", kind, (*KINDS, "source"))
+        known, x, at = self._known, self.x, self.at
+        if kind == "noise":
+            if "score" in known:
+                return -at.c * known["score"]
+            if {"data", "source"} <= known.keys():
+                return (x - at.a * known["source"] - at.b * known["data"]) / self._need("c", "noise", "data")
+        elif kind == "score":
+            if "noise" in known or {"data", "source"} <= known.keys():
+                noise = self.noise
+                return -noise / self._need("c", "score", "noise")
+        elif kind == "velocity":
+            if {"data", "source"} <= known.keys():
+                return at.da * known["source"] + at.db * known["data"] - at.cdc * self.score
+        elif "velocity" in known:
+            # Take the noise's share out of x and v; what is left is a x0 + b x1 and a' x0 + b' x1.
+            plain = self._noiseless()
+            if plain is not None:
+                rest, speed = plain
+                determinant = at.a * at.db - at.b * at.da
+                return (at.a * speed - at.da * rest) / determinant if kind == "data" else (at.db * rest - at.b * speed) / determinant
+        raise ValueError(f"{kind} of a two-sided path cannot be read off {' and '.join(sorted(known))} alone; predict two kinds, such as velocity and noise")
+
+    def _noiseless(self) -> tuple[Tensor, Tensor] | None:
+        known, x, at = self._known, self.x, self.at
+        if "score" in known or "noise" in known:
+            score = self.score
+            return x + at.c * at.c * score, known["velocity"] + at.cdc * score
+        silent = self._at.c == 0 if not isinstance(self._at.c, Tensor) else bool((self._at.c == 0).all())
+        return (x, known["velocity"]) if silent and _all_zero(self._at.cdc) else None
+
+
+def _all_zero(value: Any) -> bool:
+    return bool((value == 0).all()) if isinstance(value, Tensor) else value == 0

@@ -1,0 +1,155 @@
+"""Schedules: how much of base, data and fresh noise a path holds at time t, with exact derivatives.
+
+x_t = a(t) x0 + b(t) x1 + c(t) z, t from 0 (base, noise) to 1 (data). One-sided schedules have a = 0: there b is alpha, c is sigma,
+and lam = log(alpha / sigma) rises in t. All arithmetic is float64: near t = 1 a float32 clock would lose sigma.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rheos.core import checks
+
+__all__ = ["VP", "Coefficients", "Interpolant", "Linear", "Schedule"]
+
+
+class Coefficients(NamedTuple):
+    """a, b, c and their time derivatives at one time (floats) or at a batch of times (tensors (batch,), float64).
+
+    cdc is c(t) c'(t), which stays finite at ends where c is 0 and c' is not.
+    """
+
+    a: Any
+    b: Any
+    c: Any
+    da: Any
+    db: Any
+    dc: Any
+    cdc: Any
+
+    def floats(self) -> Coefficients:
+        """The same numbers as Python floats; for coefficients at one time."""
+        return Coefficients(*(float(v) for v in self))
+
+
+class Schedule(Protocol):
+    """`two_sided`: whether a is not identically 0. `interval`: the times between which samplers run unless told otherwise."""
+
+    two_sided: ClassVar[bool]
+    interval: tuple[float, float]
+
+    def coefficients(self, t: Tensor) -> Coefficients: ...
+
+
+@dataclass(frozen=True)
+class Linear:
+    """alpha = t, sigma = 1 - t: flow matching and rectified flow (Liu et al., 2022, arXiv:2209.03003). Velocity is x1 - z."""
+
+    two_sided: ClassVar[bool] = False
+    interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        return Coefficients(zero, t, 1 - t, zero, one, -one, t - 1)
+
+    def time_at(self, lam: Tensor) -> Tensor:
+        return torch.sigmoid(lam)
+
+
+@dataclass(frozen=True)
+class VP:
+    """Variance preserving with linear rate beta (Song et al., 2021, arXiv:2011.13456): alpha^2 + sigma^2 = 1.
+
+    log alpha = -(beta_min s / 2 + (beta_max - beta_min) s^2 / 4), s = 1 - t. beta_min, beta_max: rates per unit time.
+    Samplers stop at t = 1 - 1e-3, where sigma is about 0.01: the velocity is infinite at t = 1.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    two_sided: ClassVar[bool] = False
+    interval: ClassVar[tuple[float, float]] = (0.0, 1.0 - 1e-3)
+
+    def __post_init__(self):
+        checks.positive("beta_min", self.beta_min)
+        if checks.positive("beta_max", self.beta_max) <= self.beta_min:
+            raise ValueError(f"beta_max must be above beta_min = {self.beta_min}, got {self.beta_max}")
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        s, spread = 1 - t, self.beta_max - self.beta_min
+        log_alpha = -(0.5 * self.beta_min * s + 0.25 * spread * s * s)
+        alpha, sigma = log_alpha.exp(), torch.sqrt(-torch.expm1(2 * log_alpha))
+        d_alpha = 0.5 * alpha * (self.beta_min + spread * s)
+        cdc = -alpha * d_alpha                                # from alpha^2 + sigma^2 = 1
+        zero = torch.zeros_like(t)
+        return Coefficients(zero, alpha, sigma, zero, d_alpha, cdc / sigma, cdc)
+
+    def time_at(self, lam: Tensor) -> Tensor:
+        spread = self.beta_max - self.beta_min
+        rate = 0.5 * torch.nn.functional.softplus(-2 * lam)   # -log alpha
+        s = 2 * rate / (0.5 * self.beta_min + torch.sqrt(0.25 * self.beta_min**2 + spread * rate))
+        return 1 - s
+
+
+def _sqrt(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    c = torch.sqrt(2 * t * (1 - t))
+    return c, (1 - 2 * t) / c, 1 - 2 * t
+
+
+def _none(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    zero = torch.zeros_like(t)
+    return zero, zero, zero
+
+
+def _sin2(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    c, dc = torch.sin(math.pi * t) ** 2, math.pi * torch.sin(2 * math.pi * t)
+    return c, dc, c * dc
+
+
+GAMMAS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]] = {"sqrt": _sqrt, "none": _none, "sin2": _sin2}
+MIXINGS = ("linear", "trigonometric")
+
+
+@dataclass(frozen=True)
+class Interpolant:
+    """Two-sided stochastic interpolant (Albergo, Boffi and Vanden-Eijnden, 2023, arXiv:2303.08797).
+
+    gamma: the noise on the way, c(t): "sqrt" sqrt(2 t (1 - t)) (the Brownian bridge's shape), "sin2" sin(pi t)^2, "none", or a
+        function of t (float64 tensor) that vanishes at 0 and 1 and is positive inside; its derivative is taken automatically.
+    mixing: a, b: "linear" 1 - t, t; "trigonometric" cos(pi t / 2), sin(pi t / 2).
+    """
+
+    gamma: str | Callable[[Tensor], Tensor] = "sqrt"
+    mixing: str = "linear"
+    two_sided: ClassVar[bool] = True
+
+    def __post_init__(self):
+        checks.one_of("mixing", self.mixing, MIXINGS)
+        if not callable(self.gamma):
+            checks.one_of("gamma", self.gamma, GAMMAS)
+            return
+        ends = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        if float(ends.abs().max()) > 1e-6:
+            raise ValueError(f"gamma must vanish at t = 0 and t = 1, got {ends.tolist()}")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        # The score is noise / c: where c vanishes at the ends a learned noise prediction cannot give it.
+        return (0.0, 1.0) if self.gamma == "none" else (1e-3, 1.0 - 1e-3)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        if callable(self.gamma):
+            c, dc = torch.func.jvp(self.gamma, (t,), (torch.ones_like(t),))
+            cdc = c * dc
+        else:
+            c, dc, cdc = GAMMAS[self.gamma](t)
+        if self.mixing == "linear":
+            one = torch.ones_like(t)
+            return Coefficients(1 - t, t, c, -one, one, dc, cdc)
+        half = 0.5 * math.pi
+        a, b = torch.cos(half * t), torch.sin(half * t)
+        return Coefficients(a, b, c, -half * b, half * a, dc, cdc)

@@ -1,0 +1,145 @@
+"""`sample`: from a field to samples."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheos.core import Draws, Watcher, checks, evolve
+from rheos.guidance import classifier_free
+from rheos.paths import Field, Times
+from rheos.samplers.multistep import Edit, Multistep
+from rheos.samplers.rules import default_rule
+from rheos.samplers.tables import Rule, Table
+
+__all__ = ["sample"]
+
+
+def sample(
+    field: Field,
+    n: int | None = None,
+    *,
+    start: Tensor | None = None,
+    shape: Sequence[int] | None = None,
+    steps: int = 20,
+    rule: Rule | Table | None = None,
+    times: Times | None = None,
+    cond: Any = None,
+    guidance: float | None = None,
+    seed: int | Draws = 0,
+    batch: int | None = None,
+    edit: Edit | None = None,
+    watch: Iterable[Watcher] = (),
+) -> Tensor:
+    """Carry a batch from the base to the data along `field`, and return it, (n, *event).
+
+    n, start: how many samples, or where they begin, (n, *event) (needed for two-sided paths). shape: the event shape, where neither
+        `start` nor the network tells it.
+    steps, rule, times: a number of steps for the rule's own times, or the times themselves; without a rule, what samples best without
+        tuning. A planned `Table` may stand in the rule's place.
+    cond: a tensor or a dict of tensors, batch first, or one number for all; guidance: classifier-free guidance scale (1 is none, above 1
+        is stronger).
+    seed: of the start and of stochastic rules' noise; the same samples however `batch` splits them. batch: at most so many at once.
+    edit: (prediction, x, t) -> prediction, applied to every prediction. watch: watchers of each batch's run.
+
+    The network is in evaluation mode for the time of the call. Gradients are recorded only if `start` requires them.
+    ValueError for arguments that do not fit; NonFinite if a sample leaves the finite numbers.
+
+    >>> from rheos.data import GaussianMixture
+    >>> from rheos.paths import ExactField, Path
+    >>> target = GaussianMixture(torch.ones(1), torch.tensor([[3.0]]), torch.tensor([0.01]))
+    >>> x = sample(ExactField(Path.linear(), target), 1000, steps=5)
+    >>> abs(x.mean().item() - 3.0) < 0.02
+    True
+    """
+    if not isinstance(field, Field):
+        raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
+    path, draws = field.path, Draws.of(seed)
+    table = _planned(field, rule, steps, times)
+    if start is None:
+        n = checks.integer("n", n, least=1) if n is not None else _missing("n or start", "how many samples, or where they begin")
+        event = tuple(shape) if shape is not None else field.event
+        if event is None:
+            _missing("shape", "this network does not tell the shape of a sample")
+        if path.two_sided:
+            _missing("start", "a two-sided path begins at samples of its source")
+    else:
+        checks.finite("start", checks.tensor("start", start, floating=True))
+        if n is not None and n != len(start):
+            raise ValueError(f"n must be left out or equal the {len(start)} rows of start, got {n}")
+        n, event = len(start), tuple(start.shape[1:])
+    like = field.like if start is None else start
+    cond = _spread(cond, n, like.device)
+    if guidance is not None:
+        field = classifier_free(field, guidance)
+    size = n if batch is None else checks.integer("batch", batch, least=1)
+    parts = []
+    begin_at = float(table.times.t[0])
+    with torch.set_grad_enabled(start is not None and start.requires_grad), evaluating(getattr(field, "net", None)):
+        for first in range(0, n, size):
+            rows = min(size, n - first)
+            x = (path.prior((rows, *event), seed=draws, first=first, start=begin_at, dtype=like.dtype, device=like.device)
+                 if start is None else start[first : first + rows])
+            plan = Multistep(field, table, _cut(cond, first, rows), edit, draws, first)
+            end = evolve(plan, plan.init(x), table.nfe, watch=watch, donate=True)
+            if end.step < table.nfe:
+                raise KeyboardInterrupt       # half-integrated samples are of no use to anybody
+            parts.append(end.x)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _planned(field: Field, rule: Rule | Table | None, steps: int, times: Times | None) -> Table:
+    if isinstance(rule, Table):
+        return rule
+    rule = default_rule(field.path) if rule is None else rule
+    if not callable(getattr(rule, "plan", None)):
+        raise TypeError(f"rule must be a rule such as DPMSolverPP(order=3), or a Table, got {rule!r}")
+    if times is None:
+        return rule.plan(rule.times(field.path, checks.integer("steps", steps, least=1)))
+    if not isinstance(times, Times):
+        raise TypeError(f"times must be a Times, got {type(times).__name__}; build one with Times.uniform(path, steps) or Times(path, t)")
+    if times.path != field.path:
+        raise ValueError(f"times were made for {times.path.schedule}, but the field lives on {field.path.schedule}")
+    return rule.plan(times)
+
+
+def _missing(name: str, why: str) -> Any:
+    raise ValueError(f"{name} must be given: {why}")
+
+
+def _spread(cond: Any, n: int, device: torch.device) -> Any:
+    """A single number for all rows becomes a tensor (n,); tensors are checked to have n rows."""
+    if cond is None:
+        return None
+    if isinstance(cond, dict):
+        return {name: _spread(value, n, device) for name, value in cond.items()}
+    if isinstance(cond, bool) or not isinstance(cond, int | float | Tensor):
+        raise TypeError(f"cond must be a Tensor, a dict of Tensors or one number, got {type(cond).__name__}")
+    cond = torch.as_tensor(cond, device=device)
+    if cond.ndim == 0:
+        return cond.expand(n)
+    if len(cond) != n:
+        raise ValueError(f"cond must have {n} rows, one a sample, got {len(cond)}")
+    return cond
+
+
+def _cut(cond: Any, first: int, rows: int) -> Any:
+    if isinstance(cond, dict):
+        return {name: _cut(value, first, rows) for name, value in cond.items()}
+    return None if cond is None else cond[first : first + rows]
+
+
+@contextmanager
+def evaluating(net: Any) -> Iterator[None]:
+    """Evaluation mode for the time being, each sub-module's own mode restored afterwards."""
+    modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
+    if modes:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,7 @@
+"""Learning as a dynamics: games of players, ordinary descent, averaged weights, learning rates."""
+from rheos.training.averaging import Average
+from rheos.training.descent import Descent, DescentState
+from rheos.training.game import Game, GameState, Hook, Player
+from rheos.training.rates import Cosine
+
+__all__ = ["Average", "Cosine", "Descent", "DescentState", "Game", "GameState", "Hook", "Player"]

@@ -56,11 +56,14 @@ def main() -> None:
     torch.set_num_threads(1)
     data = load("digits")
     net = learned(data.x, data.y, chosen.seed)
-    share = lambda part: float((net.classify(part.x).argmax(1) == part.y).float().mean())
-    print(f"accuracy: training {share(data):.4f}, held out {share(data.held_out):.4f}; largest |feature| {net(data.x).abs().max():.4f}, "
-          f"median {net(data.x).abs().median():.4f}")
+    right = lambda part: int((net.classify(part.x).argmax(1) == part.y).sum())
+    known, unseen, features = right(data), right(data.held_out), net(data.held_out.x).abs()
+    print(f"accuracy: training {known / len(data):.4f}, held out {unseen / len(data.held_out):.4f} ({unseen} of {len(data.held_out)}); "
+          f"|feature|: median {features.median():.3f}, largest {features.max():.3f}")
+    about = {"made_by": "tools/train_digit_features.py", "seed": str(chosen.seed), "held_out_right": str(unseen)}
     partial = chosen.out.with_name(chosen.out.name + ".partial")
-    save_file(net.state_dict(), partial, metadata={"made by": "tools/train_digit_features.py", "seed": str(chosen.seed)})
+    save_file(net.state_dict(), partial, metadata=about)
+    partial.chmod(0o644)
     os.replace(partial, chosen.out)
     print(f"wrote {chosen.out.name}")
 

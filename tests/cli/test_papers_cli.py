@@ -50,7 +50,8 @@ def test_help_and_the_catalog_need_no_torch():
 import sys
 from rheos.cli import build
 from rheos.cli.errors import run
-for line in ("--help", "check --help", "papers --help", "papers list", "papers show deis", "papers cite DEIS", "papers search flows", "check"):
+for line in ("--help", "check --help", "papers --help", "papers list", "papers show deis", "papers cite DEIS", "papers search flows",
+             "check"):
     run(build(), line.split())
 print("HEAVY", [name for name in ("torch", "numpy", "matplotlib", "sklearn", "scipy") if name in sys.modules])
 """
@@ -123,8 +124,10 @@ def test_a_claim_that_crashes_does_not_keep_the_others_from_running(cli, claims,
 
 
 @pytest.mark.parametrize(("argv", "said"), [
-    (["papers", "show", "dies"], "did you mean 'deis'"), (["papers", "show"], "Missing argument"), (["papers", "cite", "DESI"], "rheos.samplers.DEIS"),
-    (["papers", "list", "--room", "sampler"], "did you mean 'samplers'"), (["papers", "search", "interpolantz"], "no paper matches 'interpolantz'"),
+    (["papers", "show", "dies"], "did you mean 'deis'"), (["papers", "show"], "Missing argument"),
+    (["papers", "cite", "DESI"], "rheos.samplers.DEIS"),
+    (["papers", "list", "--room", "sampler"], "did you mean 'samplers'"),
+    (["papers", "search", "interpolantz"], "no paper matches 'interpolantz'"),
     (["papers", "lst"], "No such command 'lst'"), (["chek"], "No such command 'chek'"), (["check", "--sed", "1"], "No such option"),
     (["check"], "nothing to check"), (["check", "deis", "--all"], "one of them"), (["check", "light_sb"], "no claim is built for light_sb"),
     (["check", "--room", "graphs"], "no claim is built in the room 'graphs'"), (["check", "deis", "--seeds", "0,x"], "--seeds must be"),

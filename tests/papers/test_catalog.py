@@ -50,7 +50,8 @@ def test_every_part_is_a_public_name_that_exists(part):
 
 def test_what_is_built_has_a_claim_in_its_room_and_the_other_way_round():
     claims = runner.find_claims()
-    assert {paper.slug: paper.room for paper in catalog.papers() if paper.built} == {slug: file.parent.name for slug, file in claims.items()}
+    built = {paper.slug: paper.room for paper in catalog.papers() if paper.built}
+    assert built == {slug: file.parent.name for slug, file in claims.items()}
 
 
 @pytest.mark.parametrize("name", ["light_sb", "Light-SB", 6, "6", "2310.01174", "arXiv:2310.01174v3", "https://arxiv.org/abs/2310.01174"])
@@ -104,8 +105,10 @@ def test_a_class_answers_for_its_methods_and_a_short_name_for_its_home():
     assert [entry.split(",")[0] for entry in catalog.cite("samplers")] == ["@misc{stochastic_interpolants", "@misc{deis"]
 
 
-@pytest.mark.parametrize(("part", "said"), [("DESI", "did you mean rheos.samplers.DEIS"), ("deis", "did you mean rheos.samplers.DEIS"), ("DEI", "DEIS"),
-                                            ("Quux", "'Quux'"), ("", "''")])
+@pytest.mark.parametrize(("part", "said"), [
+    ("DESI", "did you mean rheos.samplers.DEIS"), ("deis", "did you mean rheos.samplers.DEIS"), ("DEI", "DEIS"),
+    ("Quux", "'Quux'"), ("", "''"),
+])
 def test_cites_nothing_by_half_a_word(part, said):
     with pytest.raises(ValueError, match=f"no paper in the catalog names the part.*{re.escape(said)}"):
         catalog.cite(part)

@@ -64,9 +64,11 @@ number = st.one_of(st.floats(-2, 2), st.sampled_from([math.nan, math.inf, -math.
 def claims(draw):
     """Rows for some seeds: same bounds, other numbers; at least one core row."""
     bounds = [("core", draw(st.sampled_from(["<=", ">="])), draw(st.floats(-1, 1)), True)]
-    bounds += [(f"row {i}", draw(st.sampled_from(["<=", ">="])), draw(st.floats(-1, 1)), draw(st.booleans())) for i in range(draw(st.integers(0, 3)))]
+    bounds += [(f"row {i}", draw(st.sampled_from(["<=", ">="])), draw(st.floats(-1, 1)), draw(st.booleans()))
+               for i in range(draw(st.integers(0, 3)))]
     seeds = draw(st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True))
-    return {seed: [Check(name, draw(number), relation, threshold, draw(number), core) for name, relation, threshold, core in bounds] for seed in seeds}
+    return {seed: [Check(name, draw(number), relation, threshold, draw(number), core) for name, relation, threshold, core in bounds]
+            for seed in seeds}
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
@@ -80,7 +82,8 @@ def test_laws_of_the_verdict(claim, data):
     assert shuffled.paper == verdict.paper and {row.name: row.outcome for row in shuffled.rows} == outcome
     # A mirror of all numbers changes nothing.
     flip = {"<=": ">=", ">=": "<="}
-    mirror = {seed: [Check(c.name, -c.value, flip[c.relation], -c.threshold, -c.control, c.core) for c in rows] for seed, rows in claim.items()}
+    mirror = {seed: [Check(c.name, -c.value, flip[c.relation], -c.threshold, -c.control, c.core) for c in rows]
+              for seed, rows in claim.items()}
     assert judge(mirror) == verdict
     # One more seed never turns a row that failed or was unclear into a pass, and a repeated seed changes nothing.
     assert judge({**claim, 1000: claim[seeds[0]]}) == verdict

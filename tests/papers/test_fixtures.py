@@ -157,7 +157,8 @@ def closure(x):
 
 @pytest.mark.parametrize(("name", "build", "arguments", "said"), [
     ("Ramp", ramp, {"n": 5}, "name must be of lower case"), ("../ramp", ramp, {"n": 5}, "name must be of lower case"),
-    ("ramp", ramp, {"n": torch.ones(1)}, r"arguments\.n must be finite numbers"), ("ramp", ramp, {"n": [1, float("nan")]}, r"arguments\.n\[1\] must be"),
+    ("ramp", ramp, {"n": torch.ones(1)}, r"arguments\.n must be finite numbers"),
+    ("ramp", ramp, {"n": [1, float("nan")]}, r"arguments\.n\[1\] must be"),
     ("ramp", lambda: {"x": torch.ones(1)}, {}, "written with def"), ("ramp", closure(torch.ones(1)), {}, r"also uses \['x'\]"),
     ("ramp", len, {}, "written with def"), ("ramp", gives_list, {}, "non-empty dict of tensors by name, got list"),
     ("ramp", gives_nothing, {}, "non-empty dict"), ("ramp", gives_number, {}, "non-empty dict"),

@@ -151,16 +151,21 @@ def test_a_claim_file_that_breaks_a_rule_is_not_opened(tmp_path, text, said):
 
 LITERAL = [
     "Check('a', m(), '<=', 1, 0.9)", "Check('a', m(), '<=', 1, control=0.9)", "Check('a', m(), '<=', 1, control=-2 * (0.5 + 1e3))",
-    "Check('a', m(), '<=', 1, control=BOUND)", "Check('a', m(), '<=', 1, control=2 * TWICE)", "Check('a', m(), '<=', 1, control=float('inf'))",
+    "Check('a', m(), '<=', 1, control=BOUND)", "Check('a', m(), '<=', 1, control=2 * TWICE)",
+    "Check('a', m(), '<=', 1, control=float('inf'))",
     "Check('a', m(), '<=', 1, control=math.pi)", "checks.Check('a', m(), '<=', 1, 7)", "C('a', m(), '<=', 1, 7)",
     "Check('a', m(), '<=', 1, control=local)", "Check('a', m(), '<=', 1, control=pair)", "Check('a', m(), '<=', 1, control=max(1, BOUND))",
-    "Check('a', m(), '<=', 1, control=TABLE['x'])", "Check('a', m(), '<=', 1, control=0.9 if BOUND else 0.8)", "Check('a', m(), '<=', 1, control=True)",
+    "Check('a', m(), '<=', 1, control=TABLE['x'])", "Check('a', m(), '<=', 1, control=0.9 if BOUND else 0.8)",
+    "Check('a', m(), '<=', 1, control=True)",
 ]
 MEASURED = [
     "Check('a', 0.9, '<=', 1, m())", "Check('a', m(), '<=', BOUND, control=m() / BOUND)", "Check('a', m(), '<=', 1, None, False)",
-    "Check('a', m(), '<=', 1, control=None, core=False)", "Check('a', m(), '<=', 1, control=seed)", "Check('a', m(), '<=', 1, control=kept)",
-    "Check('a', m(), '<=', 1, control=total)", "Check('a', m(), '<=', 1, control=item)", "Check('a', m(), '<=', 1, control=1.0 if m() else 0.0)",
-    "Check('a', m(), '<=', 1, control=count)", "Check('a', m(), '<=', 1, control=errors['x'])", "Check('a', m(), '<=', 1, control=sum(several))",
+    "Check('a', m(), '<=', 1, control=None, core=False)", "Check('a', m(), '<=', 1, control=seed)",
+    "Check('a', m(), '<=', 1, control=kept)",
+    "Check('a', m(), '<=', 1, control=total)", "Check('a', m(), '<=', 1, control=item)",
+    "Check('a', m(), '<=', 1, control=1.0 if m() else 0.0)",
+    "Check('a', m(), '<=', 1, control=count)", "Check('a', m(), '<=', 1, control=errors['x'])",
+    "Check('a', m(), '<=', 1, control=sum(several))",
     "Check('a', m(), '<=', 1, control=worst)", "Check('a', m(), '<=', 1, control=math.sqrt(m()))",
     "Check('a', m(), '<=', 1, control=SHADOWED)", "Check('a', *pair_of(m), 0.9)", "Other('a', m(), '<=', 1, 0.9)",
 ]
@@ -210,8 +215,9 @@ def test_a_result_reads_back_as_it_was(tmp_path):
     assert told["rows"][0]["values"] == {"2": 0.1875, "0": 0.125, "5": 0.28125} and told["verdict"] == "holds"
 
 
-@pytest.mark.parametrize("change", [{"format": 9}, {"verdict": "does not hold here"}, {"rows": None}, {"scale": "huge"}, {"seeds": [2, 0, 5, 6]},
-                                    {"cpu_seconds": 3}])
+@pytest.mark.parametrize("change", [
+    {"format": 9}, {"verdict": "does not hold here"}, {"rows": None}, {"scale": "huge"}, {"seeds": [2, 0, 5, 6]}, {"cpu_seconds": 3},
+])
 def test_a_result_that_was_tampered_with_is_refused(tmp_path, change):
     file = runner.measure(runner.open_claim(write(tmp_path, GOOD))).save(tmp_path)
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
@@ -221,7 +227,8 @@ def test_a_result_that_was_tampered_with_is_refused(tmp_path, change):
 
 def test_what_makes_a_result_stale(tmp_path, monkeypatch):
     package, claims, out, published = (tmp_path / name for name in ("package", "claims", "out", "published"))
-    for name, text in [("papers/checks.py", "a"), ("core/loop.py", "b"), ("samplers/deep/deis.py", "c"), ("paths/path.py", "d"), ("data/toy.py", "e")]:
+    for name, text in [("papers/checks.py", "a"), ("core/loop.py", "b"), ("samplers/deep/deis.py", "c"), ("paths/path.py", "d"),
+                       ("data/toy.py", "e")]:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
     monkeypatch.setattr(runner, "PACKAGE", package)
@@ -275,6 +282,8 @@ def test_a_checkout_is_told_from_an_installed_copy(tmp_path, monkeypatch):
 
 
 def test_the_verdict_of_disagreeing_seeds_is_saved_row_by_row(tmp_path):
-    checks = {0: (Check("a", 0.1, "<=", 0.5, 0.9), Check("b", 0.1, "<=", 0.5, 0.9)), 1: (Check("a", 0.7, "<=", 0.5, 0.9), Check("b", 0.2, "<=", 0.5, 0.9))}
-    told = json.loads(Result("tiny", Scale.FULL, checks, {0: 1.0, 1: 2.0}, {0: 0.0, 1: 0.0}, "c", {}, "2030-01-31").save(tmp_path).read_text())
+    checks = {0: (Check("a", 0.1, "<=", 0.5, 0.9), Check("b", 0.1, "<=", 0.5, 0.9)),
+              1: (Check("a", 0.7, "<=", 0.5, 0.9), Check("b", 0.2, "<=", 0.5, 0.9))}
+    result = Result("tiny", Scale.FULL, checks, {0: 1.0, 1: 2.0}, {0: 0.0, 1: 0.0}, "c", {}, "2030-01-31")
+    told = json.loads(result.save(tmp_path).read_text())
     assert [row["outcome"] for row in told["rows"]] == ["unclear", "pass"] and told["verdict"] == "not measurable here"

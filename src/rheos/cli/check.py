@@ -97,7 +97,7 @@ def _measure(files: dict[str, Path], scale: Scale, seeds: tuple[int, ...] | None
     crashed: list[runner.ClaimError] = []
     console = Console(stderr=True)
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   console=console, transient=True, disable=not console.is_terminal)
+                   console=console, transient=True, disable=not console.is_terminal, refresh_per_second=2)  # drawing is CPU time too
     with bar:
         task = bar.add_task("claims", total=len(files))
         for slug, file in files.items():

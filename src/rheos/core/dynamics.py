@@ -25,6 +25,7 @@ class Dynamics(Protocol[S]):
         ...
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Called as `watcher(step, state)` after every step; a true result ends the run.
 

@@ -87,7 +87,7 @@ class Dataset:
         return tuple(self.x.shape[1:])
 
 
-def falls_below(x: Float[Tensor, n *event], fraction: float) -> Bool[Tensor, n]:
+def falls_below(x: Float[Tensor, "n *event"], fraction: float) -> Bool[Tensor, " n"]:
     """Which rows have a content hash in the lowest `fraction` of its range.
 
     The hash (blake2b of the row's float32 bytes, little-endian, -0 counted as 0) is the same on every machine and knows neither a

@@ -81,7 +81,7 @@ class GaussianMixture:
     # -- constructors --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def fit(cls, x: Float[Tensor, n *event], y: Int64[Tensor, m] | None = None, ridge: float = 0.0) -> GaussianMixture:
+    def fit(cls, x: Float[Tensor, "n *event"], y: Int64[Tensor, " m"] | None = None, ridge: float = 0.0) -> GaussianMixture:
         """One full-covariance Gaussian a class (one in all without `y`), by maximum likelihood: covariances divide by the class's
         number of rows, not one less; `ridge` (a standard deviation in x's units) adds ridge^2 to every variance. Weights are the
         classes' frequencies, labels the classes that occur, in order. float64.
@@ -105,7 +105,7 @@ class GaussianMixture:
                    torch.stack(covariances), classes)
 
     @classmethod
-    def points(cls, x: Float[Tensor, n *event], y: Int64[Tensor, m] | None = None, std: float = 0.0) -> GaussianMixture:
+    def points(cls, x: Float[Tensor, "n *event"], y: Int64[Tensor, " m"] | None = None, std: float = 0.0) -> GaussianMixture:
         """The rows of `x` themselves, equally likely, each blurred by a Gaussian of standard deviation `std` (0: the empirical law,
         which has no density). Labels are `y`. float64."""
         std = checks.positive("std", std, zero=True)
@@ -166,7 +166,7 @@ class GaussianMixture:
 
     # -- density and draws ---------------------------------------------------------------------------------------------
 
-    def log_prob(self, x: Float[Tensor, n *event]) -> Float[Tensor, n]:
+    def log_prob(self, x: Float[Tensor, "n *event"]) -> Float[Tensor, " n"]:
         """Natural logarithm of the density at each row. ValueError if some component has no density (a variance of 0)."""
         self._check_event(x)
         values, vectors = self.eigen()
@@ -183,12 +183,12 @@ class GaussianMixture:
             parts.append(torch.logsumexp(constant - 0.5 * (gap.square() / values).sum(2), 1))
         return torch.cat(parts) if parts else flat.sum(1)
 
-    def sample(self, n: int, *, seed: int | Draws = 0, first: int = 0) -> Float[Tensor, n *event]:
+    def sample(self, n: int, *, seed: int | Draws = 0, first: int = 0) -> Float[Tensor, "n *event"]:
         """`n` independent draws. Row i is a function of (seed, first + i) alone, so `sample(6, first=4)` is `sample(10)[4:]`
         (to the bit for axis-aligned covariances, to rounding for full ones)."""
         return self._draw(n, seed, first)[0]
 
-    def sample_with_labels(self, n: int, *, seed: int | Draws = 0, first: int = 0) -> tuple[Float[Tensor, n *event], Int64[Tensor, n]]:
+    def sample_with_labels(self, n: int, *, seed: int | Draws = 0, first: int = 0) -> tuple[Float[Tensor, "n *event"], Int64[Tensor, " n"]]:
         """The draws of `sample` and the class of the component each came from. ValueError without labels."""
         self._check_labelled("sample_with_labels")
         x, member = self._draw(n, seed, first)

@@ -82,7 +82,7 @@ class Checkerboard:
         board = torch.cartesian_prod(torch.arange(self.cells), torch.arange(self.cells))
         return board[board.sum(1) % 2 == 0]
 
-    def log_prob(self, x: Float[Tensor, "n 2"]) -> Float[Tensor, n]:
+    def log_prob(self, x: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
         """Logarithm of the density: one constant on the dark squares, -inf elsewhere. The board's upper edges belong to it."""
         inside = (x.abs() <= self.half_width).all(1)
         square = ((x + self.half_width) / self._side()).floor().clamp(0, self.cells - 1)

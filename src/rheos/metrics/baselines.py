@@ -10,7 +10,7 @@ from rheos.data.mixtures import GaussianMixture
 __all__ = ["gaussian_fit"]
 
 
-def gaussian_fit(x: Float[Tensor, n *event], n: int, *, seed: int | Draws = 0, bounds: tuple[float, float] | None = None) -> Float[Tensor, m *event]:
+def gaussian_fit(x: Float[Tensor, "n *event"], n: int, *, seed: int | Draws = 0, bounds: tuple[float, float] | None = None) -> Float[Tensor, "m *event"]:
     """`n` draws of the full-covariance Gaussian of greatest likelihood for the rows of `x`, in x's dtype.
 
     bounds: (low, high) to clamp the draws to, or None to leave them as they fall. Row i is a function of (x, seed, i) alone, up to rounding.

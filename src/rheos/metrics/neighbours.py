@@ -11,7 +11,7 @@ __all__ = ["nearest"]
 
 
 @torch.no_grad()
-def nearest(x: Float[Tensor, n *event], reference: Float[Tensor, m *other], *, chunk: int = 4096) -> tuple[Float[Tensor, n], Int64[Tensor, n]]:
+def nearest(x: Float[Tensor, "n *event"], reference: Float[Tensor, "m *other"], *, chunk: int = 4096) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
     """For each row of x, the Euclidean distance to the nearest row of `reference` and that row's number (the first, if several tie).
 
     chunk: rows of either set that are compared at once; memory is chunk^2 numbers at most, the answer does not depend on it.

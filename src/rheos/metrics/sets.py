@@ -24,7 +24,7 @@ def unit_directions(count: int, dim: int, *, seed: int | Draws = 0) -> Float[Ten
     return directions / directions.norm(dim=1, keepdim=True)
 
 
-def sliced_w2(x: Float[Tensor, n *event], y: Float[Tensor, m *other], *, directions: int = 200, seed: int | Draws = 0) -> Float[Tensor, ""]:
+def sliced_w2(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *, directions: int = 200, seed: int | Draws = 0) -> Float[Tensor, ""]:
     """Sliced 2-Wasserstein distance, in the units of x.
 
     SW2^2 = mean over directions u and levels q in (0, 1) of (F_{u.x}^{-1}(q) - F_{u.y}^{-1}(q))^2
@@ -54,7 +54,7 @@ def sliced_w2(x: Float[Tensor, n *event], y: Float[Tensor, m *other], *, directi
 
 
 @torch.no_grad()
-def frechet(x: Float[Tensor, n *event], y: Float[Tensor, m *other], *,
+def frechet(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *,
             features: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, ""]:
     """Squared Fréchet distance (2-Wasserstein, squared) between Gaussians fitted to the two sets, float64, squared units.
 

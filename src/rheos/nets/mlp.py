@@ -17,11 +17,11 @@ __all__ = ["ResidualMLP"]
 class _Block(nn.Module):
     """x + gate(c) * MLP(scale(c) * norm(x) + shift(c)); the gate starts at zero, so a fresh network is shallow."""
 
-    def __init__(self, width: int, dropout: float):
+    def __init__(self, width: int, told: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulate = nn.Linear(width, 3 * width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.modulate = nn.Linear(told, 3 * width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
@@ -48,13 +48,13 @@ class ResidualMLP(nn.Module):
                                          "depth": checks.integer("depth", depth, least=1), "features": features, "dropout": dropout,
                                          "heads": checks.integer("heads", heads, least=1)}
         checks.between("dropout", dropout, 0.0, 1.0, high_open=True)
-        size = math.prod(self.event)
-        self.condition = Condition(width, classes=classes, features=features)
+        size, told = math.prod(self.event), max(8, width // 2)
+        self.condition = Condition(told, classes=classes, features=features)
         self.enter = nn.Linear(size, width)
-        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width, told, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, heads * size)
-        self.skip = nn.Linear(width, heads)      # the answer may lean on x itself, as much as the time says
+        self.skip = nn.Linear(told, heads)      # the answer may lean on x itself, as much as the time says
         for layer in (self.leave, self.skip):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -58,7 +58,7 @@ def _inside(scope: ast.AST) -> Iterator[ast.AST]:
 
 
 def _constants(scope: ast.AST, outer: frozenset[str]) -> frozenset[str]:
-    """Names that are constant in a scope: those of the scopes around it, less what is bound anew here, plus what is bound once, to a constant."""
+    """Names that are constant in a scope: those around it, less what is bound anew here, plus what is bound once, to a constant."""
     values: dict[str, list[ast.expr | None]] = {}
     if isinstance(scope, SCOPES):
         arguments = scope.args

@@ -32,7 +32,7 @@ class ExactField(Field):
 
     def __init__(self, path: Path, target: GaussianMixture, source: GaussianMixture | None = None):
         if path.two_sided != (source is not None):
-            raise ValueError("source must be given for a two-sided path" if path.two_sided else "source was given, but the path is one-sided: its base is noise")
+            raise ValueError("source must be given for a two-sided path" if path.two_sided else "source was given, but a one-sided path begins at noise")
         if source is not None:
             if source.event != target.event:
                 raise ValueError(f"source must have the event shape of target, {target.event}, got {source.event}")
@@ -66,7 +66,7 @@ class ExactField(Field):
     def like(self) -> Tensor:
         return torch.empty(0, dtype=self._means.dtype, device=self._means.device)
 
-    def log_prob(self, x: Float[Tensor, batch *event], t: Tensor | float, cond: Tensor | None = None) -> Float[Tensor, " batch"]:
+    def log_prob(self, x: Float[Tensor, "batch *event"], t: Tensor | float, cond: Tensor | None = None) -> Float[Tensor, " batch"]:
         """The log density of x_t at x, in nats, (batch,)."""
         return self._posterior(x.flatten(1), self.path.coefficients(t), cond)[0]
 

@@ -1,4 +1,4 @@
-"""A pytest plugin: the `seed` fixture, one torch thread, and time limits for tests (2 s soft, 10 s hard, of CPU time)."""
+"""The `seed` fixture, one torch thread, and a limit of CPU time for every test. Imports nothing of rheos: type checking hooks must come first."""
 from __future__ import annotations
 
 import os

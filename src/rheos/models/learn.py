@@ -1,0 +1,151 @@
+"""`train`: from data to a Model, with settings that work without tuning."""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheos.core import Checkpoint, Draws, Watcher, checks, evolve, latest_checkpoint, load_state
+from rheos.couplings import Independent
+from rheos.data import Dataset
+from rheos.models.model import Model
+from rheos.models.transforms import Standardise
+from rheos.nets import ResidualMLP
+from rheos.objectives import LogitNormal, Matching
+from rheos.objectives.when import TimeLaw
+from rheos.paths import Field, Path
+from rheos.training import Average, Cosine, Descent, DescentState
+
+__all__ = ["Training", "pick_device", "train"]
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name: auto (the best there is), cpu, cuda, cuda:1, mps. ValueError if it does not exist here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A prepared training run: the dynamics, its start, and how an end state becomes a Model."""
+
+    descent: Descent
+    start: DescentState
+    matching: Matching
+    transform: Standardise
+    event: tuple[int, ...]
+    classes: int | None
+    card: dict
+
+    @classmethod
+    def prepare(
+        cls,
+        data: Dataset | Tensor,
+        net: nn.Module | None = None,
+        *,
+        steps: int = 2500,
+        path: Path | None = None,
+        predicts: str = "velocity",
+        when: TimeLaw | None = None,
+        batch: int = 256,
+        rate: float = 2e-3,
+        width: int = 256,
+        depth: int = 3,
+        dropout: float = 0.0,
+        drop_condition: float = 0.1,
+        decay: float = 0.999,
+        clip: float | None = 1.0,
+        accumulate: int = 1,
+        seed: int | Draws = 0,
+        device: str = "auto",
+        precision: str = "fp32",
+        compile: bool = False,
+    ) -> Training:
+        """Check the settings, see `train`, and build the run."""
+        steps = checks.integer("steps", steps, least=1)
+        checks.positive("rate", rate)
+        checks.one_of("precision", precision, PRECISIONS)
+        where = pick_device(device)
+        x, y, bounds, name = (data.x, data.y, data.bounds, data.name) if isinstance(data, Dataset) else (data, None, None, "tensor")
+        if checks.tensor("data", x, floating=True).ndim < 2:
+            raise ValueError(f"data must have shape (rows, *event), got {tuple(x.shape)}")
+        event, classes = tuple(x.shape[1:]), data.classes if isinstance(data, Dataset) and y is not None else None
+        path = Path.linear() if path is None else path
+        if path.two_sided:
+            raise ValueError("path must be one-sided to learn a law from noise, got a two-sided one; train those with Descent and Matching")
+        transform = Standardise.fit(x, bounds)
+        if net is None:
+            with Draws.of(seed).scope(0):
+                net = ResidualMLP(event, width=width, depth=depth, dropout=dropout, classes=classes)
+        net = net.to(where)
+        if compile:
+            net.compile()
+        matching = Matching(path, predicts, LogitNormal() if when is None else when, drop_condition=drop_condition if y is not None else 0.0)
+        coupling = Independent(transform.forward(x).to(where), cond=None if y is None else y.to(where))
+        # A long run ends at rate 0; a warm-up of one step in fifty keeps Adam's first, badly scaled moves small.
+        descent = Descent(matching, coupling, batch, partial(torch.optim.Adam, lr=rate, betas=(0.9, 0.99), fused=where.type != "mps"),
+                          Cosine(steps, min(steps // 50, 100)), Average(decay), clip, accumulate, PRECISIONS[precision], seed=seed)
+        card = {"data": name, "rows": len(x), "steps": steps, "batch": batch, "rate": rate, "seed": seed if isinstance(seed, int) else seed.seed,
+                "precision": precision, "parameters": sum(p.numel() for p in net.parameters())}
+        if isinstance(data, Dataset):
+            card |= {"meaning": data.meaning, "licence": data.licence, "source": data.source}
+        return cls(descent, descent.init(net), matching, transform, event, classes, card)
+
+    def model(self, state: DescentState) -> Model:
+        """The Model that `state` has learned: its averaged network."""
+        field = Field(state.averaged.eval(), self.matching.path, self.matching.predicts)
+        return Model(field, self.transform, self.event, classes=self.classes, card={**self.card, "trained_steps": state.step})
+
+
+def train(
+    data: Dataset | Tensor,
+    net: nn.Module | None = None,
+    *,
+    steps: int = 2500,
+    checkpoint: str | FilePath | None = None,
+    every: int = 500,
+    resume: bool = False,
+    watch: Iterable[Watcher] = (),
+    **settings: Any,
+) -> Model:
+    """Learn a generative flow of `data` and return a Model.
+
+    data: a Dataset, or a tensor (rows, *event). net: a network of your own, trained in place; default a ResidualMLP with the data's
+    classes. steps: minibatches. checkpoint: a folder for the whole state, every `every` steps; with `resume` the run goes on from the
+    last one there, and ends where the uninterrupted run would have ended, bit for bit.
+    settings: path (Path.linear()), predicts ("velocity"), when (LogitNormal()), batch (256), rate (2e-3, with a cosine to 0), width (256),
+    depth (3), dropout (0), drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device
+    ("auto"), precision ("fp32" or "bf16"), compile (False). watch: watchers of the run.
+
+    Ctrl-C ends the training after the step under way, with a warning, and the model so far is returned.
+    ValueError for data that is empty, constant or not finite, and for settings out of range.
+    """
+    run = Training.prepare(data, net, steps=steps, **settings)
+    state, watchers = run.start, list(watch)
+    if resume:
+        if checkpoint is None:
+            raise ValueError("resume needs the folder of the run: pass checkpoint")
+        found = latest_checkpoint(checkpoint)
+        if found is None:
+            raise FileNotFoundError(f"{checkpoint} holds no checkpoint to resume from")
+        state = load_state(found, state)
+    if checkpoint is not None:
+        watchers.append(Checkpoint(checkpoint, every))
+    end = evolve(run.descent, state, max(0, steps - state.step), watch=watchers, donate=True)
+    if end.step < steps:
+        warnings.warn(f"training was stopped at step {end.step} of {steps}; the model is what it was there", stacklevel=2)
+    return run.model(end)

@@ -1,0 +1,151 @@
+"""Model: everything that turns a seed into data in the user's own units, in one folder of two files."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rheos
+from rheos.core import Draws, Watcher, checks
+from rheos.core.files import load_json, load_tensors, rheos_class, save_json, tensor_bytes, write_bytes
+from rheos.models.transforms import Standardise
+from rheos.paths import Field, Path, Times
+from rheos.samplers import Rule, Table, sample
+
+__all__ = ["Model", "load"]
+
+FORMAT = 1
+
+
+class Model:
+    """A trained field with what belongs to it.
+
+    field: the averaged network on its path. transform: from the user's units to the network's and back. event: shape of one sample.
+    classes: how many classes it can be asked for, or None. card: what it is: data, settings, figures (JSON-able).
+    """
+
+    def __init__(self, field: Field, transform: Standardise, event: tuple[int, ...], *, classes: int | None = None, card: dict | None = None):
+        self.field, self.transform, self.event = field, transform, tuple(event)
+        self.classes, self.card = classes, dict(card or {})
+
+    def sample(
+        self,
+        n: int,
+        *,
+        cond: Any = None,
+        guidance: float | None = None,
+        rule: Rule | Table | None = None,
+        steps: int = 20,
+        times: Times | None = None,
+        seed: int | Draws = 0,
+        batch: int | None = 1024,
+        watch: Iterable[Watcher] = (),
+    ) -> Tensor:
+        """Draw `n` samples (n, *event) in the data's own units; see `rheos.sample` for the settings.
+
+        cond: a class for all samples or a tensor (n,) of classes (-1: any). ValueError for a class that does not exist.
+        """
+        if cond is not None:
+            self._check_classes(cond)
+        x = sample(self.field, n, shape=self.event, cond=cond, guidance=guidance, rule=rule, steps=steps, times=times, seed=seed, batch=batch, watch=watch)
+        return self.transform.inverse(x)
+
+    def _check_classes(self, cond: Any) -> None:
+        if self.classes is None:
+            raise ValueError("cond was given, but this model was trained without classes")
+        wanted = torch.as_tensor(cond)
+        if wanted.is_floating_point() or wanted.dtype == torch.bool:
+            raise TypeError(f"cond must be whole class numbers, got {wanted.dtype}")
+        if not bool(((wanted >= -1) & (wanted < self.classes)).all()):
+            raise ValueError(f"cond must be a class from 0 to {self.classes - 1} (or -1 for any), got {int(wanted.min())} to {int(wanted.max())}")
+
+    def to(self, device: torch.device | str) -> Model:
+        """This model with its network on `device`."""
+        self.field.net.to(device)
+        return self
+
+    def save(self, folder: str | FilePath) -> FilePath:
+        """Write one safetensors file and one model.json to `folder`; the old model stays good until the new one is whole.
+
+        TypeError if the path is made by a function of the user's, which no file can hold.
+        """
+        folder, net = FilePath(folder), self.field.net
+        tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+        tensors |= {"transform.mean": self.transform.mean, "transform.std": self.transform.std}
+        content = tensor_bytes(tensors)
+        digest = hashlib.sha256(content).hexdigest()
+        # The tensors' file is named by its content, so that model.json, replaced in one move, always points at the right one.
+        name = f"model-{digest[:12]}.safetensors"
+        description = {
+            "format": FORMAT, "rheos": rheos.__version__, "tensors": name, "sha256": digest, "event": list(self.event), "classes": self.classes,
+            "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "schedule": _schedule_to_json(self.field.path),
+            "net": {"class": f"{type(net).__module__}.{type(net).__qualname__}", "settings": getattr(net, "settings", None)}, "card": self.card,
+        }
+        write_bytes(folder / name, content)
+        save_json(folder / "model.json", description)
+        for old in folder.glob("model-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+        return folder
+
+
+def _schedule_to_json(path: Path) -> dict[str, Any]:
+    settings = {f.name: getattr(path.schedule, f.name) for f in dataclasses.fields(path.schedule)}
+    for name, value in settings.items():
+        if callable(value):
+            raise TypeError(f"a path whose {name} is a function cannot be saved")
+    return {"class": f"rheos.paths.{type(path.schedule).__name__}", **settings}
+
+
+def load(folder: str | FilePath, *, net: nn.Module | None = None, device: torch.device | str = "cpu") -> Model:
+    """The model saved in `folder`. net: a network for its weights, needed if it is not one of rheos' own.
+
+    Only rheos classes are built from the file. FileNotFoundError if there is no model; ValueError that names the file if it is damaged,
+    of another format, or names a class that rheos will not build.
+    """
+    folder = FilePath(folder)
+    place = folder / "model.json"
+    if not place.is_file():
+        raise FileNotFoundError(f"{folder} holds no model: {place} does not exist")
+    found = load_json(place)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        form = found.get("format") if isinstance(found, dict) else None
+        raise ValueError(f"{place} has model format {form}, this version of rheos reads {FORMAT}")
+    try:
+        name = str(found["tensors"])
+        if FilePath(name).name != name:
+            raise ValueError(f"{place} names a file outside its folder: {name}")
+        settings = dict(found["schedule"])
+        path = Path(rheos_class(settings.pop("class"))(**settings))
+        predicts, event, classes = tuple(found["predicts"]), tuple(found["event"]), found["classes"]
+        bounds = None if found["bounds"] is None else tuple(found["bounds"])
+        if net is None:
+            kind = found["net"]["class"]
+            if not str(kind).startswith("rheos."):
+                raise ValueError(f"{place}: the network is a {kind}; only rheos.* classes are built from files: "
+                                 "pass your own object as load(folder, net=MyNet())")
+            maker = rheos_class(kind)
+            if not issubclass(maker, nn.Module) or not isinstance(found["net"]["settings"], dict):
+                raise ValueError(f"{place}: {kind} is not a network that can be built from settings; pass your own object as load(folder, net=MyNet())")
+            net = maker(**found["net"]["settings"])
+        digest = found["sha256"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{place} is damaged: {type(error).__name__} {error}") from None
+    content = (folder / name).read_bytes() if (folder / name).is_file() else None
+    if content is None:
+        raise FileNotFoundError(f"{folder / name}, which {place} names, does not exist")
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"{folder / name} is damaged: its content is not what {place} recorded")
+    tensors = load_tensors(folder / name)[0]
+    try:
+        net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder / name} do not fit {type(net).__name__}: {' '.join(str(error).split())}") from None
+    transform = Standardise(tensors["transform.mean"], tensors["transform.std"], bounds)
+    model = Model(Field(net.eval().requires_grad_(False), path, predicts), transform, event, classes=classes, card=found.get("card"))
+    return model.to(checks.tensor("device", torch.empty(0, device=device)).device)

@@ -1,0 +1,41 @@
+"""How a user's numbers become what a network sees, and back."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rheos.core import checks
+
+__all__ = ["Standardise"]
+
+
+@dataclass(frozen=True, eq=False)
+class Standardise:
+    """(x - mean) / std, and its inverse, clamped to `bounds` (what the data can be: pixels in [-1, 1]) if there are any.
+
+    mean, std: () for images and other arrays, one scale for all; (columns,) for tables, where a constant column has std 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+    bounds: tuple[float, float] | None = None
+
+    @classmethod
+    def fit(cls, x: Float[Tensor, "rows *event"], bounds: tuple[float, float] | None = None) -> Standardise:
+        """The transform that gives `x` mean 0 and variance 1. ValueError if all its entries are equal."""
+        checks.finite("data", x)
+        over = (0,) if x.ndim == 2 else tuple(range(x.ndim))
+        mean, std = x.double().mean(over), x.double().std(over, correction=0)
+        if not bool((std > 0).any()):
+            raise ValueError(f"data is constant, all entries are {float(x.flatten()[0]):g}: there is nothing to learn")
+        return cls(mean, torch.where(std > 0, std, 1.0), bounds)
+
+    def forward(self, x: Float[Tensor, "rows *event"]) -> Float[Tensor, "rows *event"]:
+        return (x - self.mean.to(x)) / self.std.to(x)
+
+    def inverse(self, x: Float[Tensor, "rows *event"]) -> Float[Tensor, "rows *event"]:
+        x = x * self.std.to(x) + self.mean.to(x)
+        return x if self.bounds is None else x.clamp(*self.bounds)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Pair:
         return Pair(move(self.x1), move(self.x0), move(self.cond))
 
 
+@runtime_checkable
 class Coupling(Protocol):
     """`sample(n, seed, step)` is minibatch `step`: a function of its arguments, so that a resumed run sees what the first would have."""
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from rheos.core import Draws, checks
 __all__ = ["LogitNormal", "TimeLaw", "Uniform"]
 
 
+@runtime_checkable
 class TimeLaw(Protocol):
     def sample(self, n: int, *, seed: Draws, step: int, device: torch.device) -> Tensor: ...
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Coefficients(NamedTuple):
         return Coefficients(*(float(v) for v in self))
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """`two_sided`: whether a is not identically 0. `interval`: the times between which samplers run unless told otherwise."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -123,6 +123,7 @@ class Table:
         return "\n".join(lines)
 
 
+@runtime_checkable
 class Rule(Protocol):
     """A solver: plans a table for given times. `order` is its order of convergence; `calls_per_step` its field calls a step."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ __all__ = ["Game", "GameState", "Hook", "Player"]
 DEVICE_FINITE_EVERY = 50     # away from the CPU, reading a figure stalls the device: look this often
 
 
+@runtime_checkable
 class Hook(Protocol):
     """May have `gradients(net, step)`, called after the backward pass and before clipping, and `parameters(net, step)`, after the move."""
 

@@ -172,7 +172,7 @@ def test_generator_is_a_function_of_its_arguments():
 
 
 def test_refusals():
-    with pytest.raises(TypeError, match="seed must be a whole number, got 0.5"):
+    with pytest.raises(TypeError, match="seed"):
         Draws(0.5)
     with pytest.raises(TypeError, match="seed"):
         Draws.of("zero")

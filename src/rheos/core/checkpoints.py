@@ -27,8 +27,10 @@ def save_state(path: str | Path, state: Any) -> Path:
     import rheos
 
     tree, tensors = flatten(state)
-    header = {"format": FORMAT, "rheos": rheos.__version__, "torch": torch.__version__, "step": state.step, "state": tree}
-    return save_tensors(path, tensors, {"rheos": json.dumps(header, allow_nan=False)})
+    waves = [name for name, value in tensors.items() if value.is_complex()]      # safetensors knows real numbers only
+    header = {"format": FORMAT, "rheos": rheos.__version__, "torch": torch.__version__, "step": state.step, "complex": waves, "state": tree}
+    real = {name: torch.view_as_real(value.resolve_conj()) if value.is_complex() else value for name, value in tensors.items()}
+    return save_tensors(path, real, {"rheos": json.dumps(header, allow_nan=False)})
 
 
 def load_state(path: str | Path, template: S) -> S:
@@ -45,6 +47,8 @@ def load_state(path: str | Path, template: S) -> S:
     if form != FORMAT:
         raise ValueError(f"{path} has checkpoint format {form}, this version of rheos reads {FORMAT}")
     try:
+        for name in header["complex"]:
+            tensors[name] = torch.view_as_complex(tensors[name])
         return restore(tree, tensors, template)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -24,7 +24,7 @@ def shared(**options: Any) -> Any:
     return dataclasses.field(metadata={"shared": True}, **options)
 
 
-def _fields(value: Any) -> list[dataclasses.Field]:
+def _fields(value: Any) -> tuple[dataclasses.Field, ...]:
     return dataclasses.fields(value)
 
 

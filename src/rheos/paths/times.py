@@ -87,6 +87,12 @@ class Times:
     def __len__(self) -> int:
         return len(self.t)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Times) and self.path == other.path and torch.equal(self.t, other.t)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.t.numpy().tobytes()))
+
     @property
     def steps(self) -> int:
         return len(self.t) - 1

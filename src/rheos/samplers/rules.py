@@ -295,6 +295,10 @@ class RungeKutta:
         return Table(planned, self.kind, tuple(rows), origin={"rule": type(self).__name__, "order": self.order})
 
 
+def _falling(t: float) -> float:
+    return 1 - t
+
+
 @dataclass(frozen=True)
 class EulerMaruyama:
     """dX = (v + epsilon score) dt + sqrt(2 epsilon) dW: an SDE with the path's marginals for every epsilon >= 0 (arXiv:2303.08797).
@@ -312,7 +316,7 @@ class EulerMaruyama:
 
     @classmethod
     def examples(cls) -> list[EulerMaruyama]:
-        return [cls(0.5), cls(lambda t: 1 - t)]
+        return [cls(0.5), cls(_falling)]
 
     def times(self, path: Path, steps: int) -> Times:
         return Times.uniform(path, steps, T)

@@ -13,7 +13,7 @@ from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
 from rheos.samplers.multistep import Edit, Multistep
 from rheos.samplers.rules import default_rule
-from rheos.samplers.tables import Rule, Table
+from rheos.samplers.tables import Rule, Table, planned
 
 __all__ = ["sample"]
 
@@ -98,12 +98,12 @@ def _planned(field: Field, rule: Rule | Table | None, steps: int, times: Times |
     if not callable(getattr(rule, "plan", None)):
         raise TypeError(f"rule must be a rule such as DPMSolverPP(order=3), or a Table, got {rule!r}")
     if times is None:
-        return rule.plan(rule.times(field.path, checks.integer("steps", steps, least=1)))
+        return planned(rule, rule.times(field.path, checks.integer("steps", steps, least=1)))
     if not isinstance(times, Times):
         raise TypeError(f"times must be a Times, got {type(times).__name__}; build one with Times.uniform(path, steps) or Times(path, t)")
     if times.path != field.path:
         raise ValueError(f"times were made for {times.path.schedule}, but the field lives on {field.path.schedule}")
-    return rule.plan(times)
+    return planned(rule, times)
 
 
 def _missing(name: str, why: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,7 @@ from rheos.core import checks
 from rheos.core.files import rheos_class
 from rheos.paths import Path, Times
 
-__all__ = ["Row", "Rule", "Table"]
+__all__ = ["Row", "Rule", "Table", "planned"]
 
 TABLE_KINDS = ("velocity", "noise", "data", "score", "drift")
 LARGEST_RATIO = 1e3      # weights this large against their sum mean that a polynomial is extrapolated far beyond its nodes
@@ -136,3 +137,9 @@ class Rule(Protocol):
 
     @classmethod
     def examples(cls) -> Sequence[Rule]: ...
+
+
+@lru_cache(maxsize=256)
+def planned(rule: Rule, times: Times) -> Table:
+    """The table of a rule at these times, planned once."""
+    return rule.plan(times)

@@ -172,8 +172,9 @@ def check_dynamics(cls: type, number: int = 0, lines: Sequence[Line] = LINES) ->
     for line in lines:
         try:
             line.check(lambda: cls.examples()[number])
-        except AssertionError as error:
+        except Exception as error:      # a method that raises does not meet the line either
             if line.name not in exempt:
-                raise AssertionError(f"{cls.__name__}, example {number}, {line.name}: {error}") from None
+                what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+                raise AssertionError(f"{cls.__name__}, example {number}, {line.name}: {what}") from error
         else:
             _require(line.name not in exempt, f"{cls.__name__} declares itself exempt from {line.name!r} but meets it")

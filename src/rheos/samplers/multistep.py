@@ -97,7 +97,7 @@ class Multistep:
         x = torch.tensor([[1.0, -0.5], [-2.0, 0.3], [0.1, 2.2]], dtype=torch.float64)
         path, made = Path.vp(), []
         for rule in public_rules():
-            times = rule.times(path, 24)
+            times = rule.times(path, 32)
             plan = cls(ExactField(path, target), planned(rule, times), seed=3)
             one = times.each[-1]
             start = times.each[0]

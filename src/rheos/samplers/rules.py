@@ -52,7 +52,8 @@ def _gauss(low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
 class Exponential:
     """The one rule behind DDIM, DEIS, DPM-Solver(++) and UniPC.
 
-    order: predictions that the polynomial runs through (fewer at the beginning). kind: "data" or "noise". clock: the polynomial's variable.
+    order: predictions that the polynomial runs through (fewer at the beginning). clock: the polynomial's variable. kind: "data", "noise", or
+    "score", which extrapolates -eps / sigma instead of eps and is there to compare with: it blows up towards the data.
     corrector: 0 for none, else each point is mended by the polynomial through the prediction there and the `corrector` before it; the
     last point is not. lower_at_end: the last steps use lower orders, which guards against a long last step.
     """
@@ -67,7 +68,7 @@ class Exponential:
     def __post_init__(self):
         checks.integer("order", self.order, least=1)
         checks.integer("corrector", self.corrector, least=0)
-        checks.one_of("kind", self.kind, ("data", "noise"))
+        checks.one_of("kind", self.kind, ("data", "noise", "score"))
 
     @classmethod
     def examples(cls) -> list[Exponential]:
@@ -76,7 +77,7 @@ class Exponential:
     def times(self, path: Path, steps: int) -> Times:
         """The default spacing; a noise kind begins where the path holds a little data, since it divides by alpha."""
         times = default_times(path, steps)
-        if (self.kind == "noise" and float(times.alpha[0]) == 0) or not abs(float(self.clock.value(path, times.t[:1]))) < math.inf:
+        if (self.kind != "data" and float(times.alpha[0]) == 0) or not abs(float(self.clock.value(path, times.t[:1]))) < math.inf:
             times = Times.uniform(path, steps, T if steps <= 3 else SQRT_U, start=_INSIDE)
         if not abs(float(self.clock.value(path, times.t[-1:]))) < math.inf:
             times = Times.uniform(path, steps, T if steps <= 3 else SQRT_U, start=float(times.t[0]), end=1 - _INSIDE)
@@ -106,6 +107,9 @@ class Exponential:
         here, there = times.each[i], times.each[i + 1]
         integrate = _data_integral if self.kind == "data" else _noise_integral
         basis = lambda lam: _lagrange(clock[nodes], self._clock_at(times.path, lam))
+        if self.kind == "score":
+            plain = basis
+            basis = lambda lam: -plain(lam) * times.path.coefficients(times.path.time_at(torch.from_numpy(lam))).c.numpy()
         keep, weights = integrate(here.b, here.c, there.b, there.c, basis, lambda: _lagrange(clock[nodes], clock[i + 1 : i + 2])[:, 0])
         total = abs(weights.sum())
         if np.abs(weights).max() > LARGEST_RATIO * max(total, 1e-300):

@@ -63,7 +63,7 @@ class Field:
         ValueError for times outside [0, 1] and for shapes that do not fit.
         """
         if at is None:
-            t = torch.as_tensor(t, device=x.device)
+            t = t.to(x.device) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=x.device)
             if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
                 raise ValueError(f"t must be one number or have shape ({len(x)},), one time a row of x, got shape {tuple(t.shape)}")
             at = self.path.coefficients(t)

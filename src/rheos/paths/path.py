@@ -80,9 +80,7 @@ class Path:
 
     def coefficients(self, t: Tensor | float) -> Coefficients:
         """a, b, c and derivatives, float64, of the shape of t. ValueError if a time lies outside [0, 1]."""
-        t = torch.as_tensor(t)
-        if t.dtype != torch.float64:
-            t = t.double()
+        t = torch.as_tensor(t, dtype=torch.float64)       # a Python float must not pass through float32
         if t.device.type == "cpu" and t.numel() and not bool(((t >= 0) & (t <= 1)).all()):
             raise ValueError(f"t must lie in [0, 1], got values from {float(t.min()):g} to {float(t.max()):g}")
         return self.schedule.coefficients(t)

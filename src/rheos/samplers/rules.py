@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rheos.core import checks
 from rheos.paths import LAM, RHO, SQRT_U, Clock, Path, T, Times, U
@@ -76,18 +77,26 @@ class Exponential:
 
     def times(self, path: Path, steps: int) -> Times:
         """The default spacing; a noise kind begins where the path holds a little data, since it divides by alpha."""
+        if path.two_sided:
+            return default_times(path, steps)
         times = default_times(path, steps)
-        if (self.kind != "data" and float(times.alpha[0]) == 0) or not abs(float(self.clock.value(path, times.t[:1]))) < math.inf:
-            times = Times.uniform(path, steps, T if steps <= 3 else SQRT_U, start=_INSIDE)
-        if not abs(float(self.clock.value(path, times.t[-1:]))) < math.inf:
-            times = Times.uniform(path, steps, T if steps <= 3 else SQRT_U, start=float(times.t[0]), end=1 - _INSIDE)
-        return times
+        start, end = (float(v) for v in times.t[[0, -1]])
+        first, last = self._readings(times)[[0, -1]].tolist()
+        if (self.kind != "data" and float(times.alpha[0]) == 0) or not math.isfinite(first):
+            start = _INSIDE
+        if not math.isfinite(last):
+            end = 1 - _INSIDE
+        return Times.uniform(path, steps, T if steps <= 3 else SQRT_U, start=start, end=end)
+
+    def _readings(self, times: Times) -> Tensor:
+        """The clock at the times; a polynomial of degree 0 does not need one, so it may be infinite there."""
+        return torch.zeros_like(times.t) if self.order == 1 and self.corrector == 0 else self.clock.value(times.path, times.t)
 
     def plan(self, times: Times) -> Table:
         """The table for these times. ValueError where the kind or the clock is singular at one of them."""
         if times.path.two_sided:
             raise ValueError(f"{type(self).__name__} needs a one-sided path, got a two-sided one; use Euler, RungeKutta or EulerMaruyama")
-        steps, clock = times.steps, self.clock.value(times.path, times.t).numpy()
+        steps, clock = times.steps, self._readings(times).numpy()
         if not np.isfinite(clock).all():
             worst = int(np.argmin(np.isfinite(clock)))
             raise ValueError(f"clock {self.clock.name} is infinite at t = {times.t[worst]:g} of this path; start or end the times a little inside")
@@ -241,6 +250,10 @@ class Euler(AdamsBashforth):
         return [cls()]
 
 
+def _time(clock: Clock, path: Path, value: float) -> float:
+    return float(clock.time(path, torch.tensor(value, dtype=torch.float64)))
+
+
 # stages: rows of Butcher's matrix for stages 2, 3, ...; then the weights.
 _BUTCHER: dict[int, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
     2: (((1.0,),), (1 / 2, 1 / 2)),                                                        # Heun
@@ -285,12 +298,11 @@ class RungeKutta:
         if not all(math.isfinite(v) for v in value):
             raise ValueError("a noise prediction cannot carry on from or to a time without data (alpha = 0); start the times a little after")
         points: list[float] = []
-        scale: list[float] = []
         moves: list[tuple[int, int, tuple[float, ...], float]] = []      # row, points back to the step's own start, weights, length
         for i in range(times.steps):
             step = value[i + 1] - value[i]
             for j, row in enumerate((*stages, weights)):
-                points.append(float(times.t[i]) if j == 0 else float(clock.time(times.path, torch.tensor(value[i] + sum(stages[j - 1]) * step))))
+                points.append(float(times.t[i]) if j == 0 else _time(clock, times.path, value[i] + sum(stages[j - 1]) * step))
                 moves.append((len(points) - 1, j, row, step))
         points.append(float(times.t[-1]))
         planned = Times(times.path, points, _repeats=True)

@@ -1,0 +1,296 @@
+"""Run folders: run.toml with everything that decides a run, and beside it trace.jsonl, checkpoint/, model/, samples/, report.html.
+
+run.toml is written first and never changed. A folder whose model/ is missing is a run that has not ended; `learn` goes on with it.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rheos
+from rheos.cli.errors import Failure, Usage
+
+if TYPE_CHECKING:
+    from rheos.data import Dataset
+    from rheos.models import Model, Training
+
+__all__ = ["Run", "Stopped", "check_writable", "defaults", "find_model", "found_well", "learn", "settled"]
+
+FORMAT = 1
+PATHS = ("linear", "vp")
+PARTS = ("run.toml", "trace.jsonl", "checkpoint", "model")     # what shows that a folder holds a run, whole or in ruins
+TRACE_EVERY, SHORT_RUN = 10, 100                               # steps between rows of the trace; runs shorter than this are traced step by step
+
+
+class Stopped(Failure):
+    """Ctrl-C ended the work, which was put away in good order; the message tells how to go on."""
+
+    exit_code = 130
+
+    def format_message(self) -> str:
+        return str(self)
+
+
+@contextmanager
+def found_well() -> Iterator[None]:
+    """A ValueError about what lies in a folder is a failure (1), not wrong usage (2)."""
+    try:
+        yield
+    except ValueError as error:
+        raise Failure(str(error)) from error
+
+
+def check_writable(path: Path) -> None:
+    """Failure if a file could not be made at `path`, without making anything."""
+    if path.is_dir():
+        raise Failure(f"{path} is a folder, so no file can be written there")
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise Failure(f"{path} cannot be written: {place} is not a folder")
+    if not os.access(place, os.W_OK):
+        raise Failure(f"{path} cannot be written: {place} is not writable")
+
+
+def defaults() -> dict[str, Any]:
+    """The settings of training that a command line can give, with the library's own defaults, plus the data's share `every`."""
+    import inspect
+
+    from rheos.models import Training, train
+
+    given = {name: p.default for name, p in inspect.signature(Training.prepare).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    known = {name: value for name, value in given.items() if name not in ("path", "when")}
+    return known | {"path": "linear", "every": inspect.signature(train).parameters["every"].default}
+
+
+def settled(chosen: dict[str, Any]) -> dict[str, Any]:
+    """All settings: those chosen, the defaults of the rest (TOML has no None, so a setting that is None is left out)."""
+    from rheos.core import checks
+    from rheos.models import pick_device
+
+    settings = defaults() | {name: value for name, value in chosen.items() if value is not None}
+    checks.one_of("path", settings["path"], PATHS)
+    checks.integer("every", settings["every"], least=1)
+    settings["device"] = str(pick_device(settings["device"]))           # a run that began on a GPU goes on there, or says why not
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. data: {"name", "held_out" for files, "sha256", "rows"}; settings: see `settled`; versions, machine: where it began."""
+
+    folder: Path
+    data: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+
+    @property
+    def steps(self) -> int:
+        return self.settings["steps"]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def trace(self) -> Path:
+        return self.folder / "trace.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        return (self.model / "model.json").is_file()
+
+    @classmethod
+    def begin(cls, folder: Path, name: str, held_out: float | None, chosen: dict[str, Any]) -> tuple[Run, Training]:
+        """A new run, with everything checked before run.toml, the first file, is written.
+
+        Failure if the folder holds a run or cannot be written; ValueError for data and settings.
+        """
+        there = [part for part in PARTS if (folder / part).exists()]
+        if there:
+            raise Failure(f"{folder} already holds a run ({there[0]}): go on with it by rheos train --resume {folder}, or give another --out")
+        check_writable(folder / "run.toml")
+        settings = settled(chosen)
+        data = _load(name, held_out)
+        prepared = _prepare(data, settings)
+        from rheos.data.sources import NAMES
+
+        source = {"name": name} if name in NAMES else {"name": str(Path(name).absolute())} | ({} if held_out is None else {"held_out": held_out})
+        run = cls(folder, source | {"rows": len(data), "sha256": content_hash(data)}, settings, versions(), _machine(),
+                  _command(name, held_out, folder, settings), datetime.now(UTC).isoformat(timespec="seconds"))
+        run._write()
+        return run, prepared
+
+    def _write(self) -> None:
+        import tomli_w
+
+        from rheos.core.files import write_bytes
+
+        content = {"format": FORMAT, **{name: value for name, value in asdict(self).items() if name != "folder"}}
+        write_bytes(self.folder / "run.toml", tomli_w.dumps(content).encode())
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """The run in `folder`. Failure if there is none, or if run.toml is damaged or of another format."""
+        place = folder / "run.toml"
+        if not place.is_file():
+            raise Failure(f"{folder} holds no run: {place} does not exist")
+        try:
+            found = tomllib.loads(place.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Failure(f"{place} is damaged: not TOML ({error})") from None
+        form = found.pop("format", None)
+        if form != FORMAT:
+            raise Failure(f"{place}: run folder of another version, its format is {form} and rheos {rheos.__version__} reads {FORMAT}")
+        try:
+            run = cls(folder, **found)
+            kinds = [(run.data["name"], str), (run.data["sha256"], str), (run.settings["path"], str), (run.settings["seed"], int), (run.steps, int)]
+        except (TypeError, KeyError) as error:
+            raise Failure(f"{place} is damaged: {type(error).__name__} {error}") from None
+        wrong = next((value for value, kind in kinds if not isinstance(value, kind)), None)
+        if wrong is not None or set(run.settings) - set(defaults()):
+            unknown = sorted(set(run.settings) - set(defaults()))
+            raise Failure(f"{place} is damaged: " + (f"unknown settings {', '.join(unknown)}" if unknown else f"{wrong!r} stands in a wrong place"))
+        return run
+
+    def dataset(self) -> Dataset:
+        """The run's data, loaded again. Failure if they are not what the run began with."""
+        with found_well():
+            data = _load(self.data["name"], self.data.get("held_out"))
+        if content_hash(data) != self.data["sha256"]:
+            raise Failure(f"{self.data['name']} has changed since the run in {self.folder} began, so it cannot go on or be judged with it")
+        return data
+
+    def prepared(self) -> Training:
+        """The run's start, built again from run.toml."""
+        import torch
+
+        if "threads" in self.machine:
+            torch.set_num_threads(self.machine["threads"])      # sums split otherwise round otherwise
+        data = self.dataset()
+        with found_well():
+            return _prepare(data, self.settings)
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of the trace."""
+        from rheos.core.watchers import read_rows
+
+        with found_well():
+            return read_rows(self.trace) if self.trace.is_file() else []
+
+
+def learn(run: Run, prepared: Training, *, tensorboard: bool = False) -> Model:
+    """Train to the end, from the last checkpoint if there is one, and save the model. Stopped at Ctrl-C; Failure for a damaged checkpoint."""
+    from rheos.core import Checkpoint, Progress, TensorBoard, Trace, evolve, latest_checkpoint, load_state
+
+    state = prepared.start
+    found = latest_checkpoint(run.checkpoints)
+    if found is not None:
+        with found_well():
+            state = load_state(found, state)
+    for left in run.checkpoints.glob(".step-*"):                # what a killed run was just writing
+        left.unlink(missing_ok=True)
+    figures = {"loss": lambda state: state.loss, "norm": lambda state: state.norm}
+    trace = Trace(figures | _clocks(run, state.step), every=TRACE_EVERY if run.steps >= SHORT_RUN else 1, path=run.trace)
+    watchers = [Progress("step", figures={"loss": figures["loss"]}), trace, Checkpoint(run.checkpoints, run.settings["every"])]
+    if tensorboard:
+        watchers.append(TensorBoard(run.folder / "tensorboard", figures))
+    end = evolve(prepared.descent, state, run.steps - state.step, watch=watchers, donate=True)
+    if end.step < run.steps:
+        raise Stopped(f"stopped at step {end.step} of {run.steps} and saved (a model is written at the end only); go on with: rheos train --resume {run.folder}")
+    model = prepared.model(end)
+    model.card["command"] = run.command
+    model.save(run.model)
+    return model
+
+
+def _clocks(run: Run, step: int) -> dict[str, Any]:
+    """CPU and wall seconds since the run began, for the trace. Work that was lost with a killed run is not counted, like its steps."""
+    last = next((row for row in reversed(run.rows()) if row["step"] <= step), {})
+    cpu, wall = time.process_time(), time.monotonic()
+    return {"cpu_seconds": lambda _: round(last.get("cpu_seconds", 0.0) + time.process_time() - cpu, 3),
+            "wall_seconds": lambda _: round(last.get("wall_seconds", 0.0) + time.monotonic() - wall, 3)}
+
+
+def find_model(folder: Path) -> tuple[Path, Path]:
+    """(where the model is, where samples go) for a run folder or a model folder. Failure if it holds neither, or a run that has not ended."""
+    if (folder / "model" / "model.json").is_file():
+        return folder / "model", folder / "samples"
+    if (folder / "model.json").is_file():
+        return folder, folder / "samples"
+    if (folder / "run.toml").is_file():
+        raise Failure(f"the run in {folder} has not ended, so it has no model: go on with rheos train --resume {folder}")
+    raise Failure(f"{folder} holds neither a run nor a model" if folder.is_dir() else f"{folder} does not exist")
+
+
+def content_hash(data: Dataset) -> str:
+    """SHA-256 of all examples and labels, training and held out: the same for a file that was copied or saved again."""
+    digest = hashlib.sha256()
+    for part in (data, data.held_out):
+        for values in () if part is None else (part.x, part.y):
+            if values is not None:
+                digest.update(f"{tuple(values.shape)} {values.dtype};".encode())
+                digest.update(values.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run may depend on."""
+    import numpy
+    import torch
+
+    return {"rheos": rheos.__version__, "torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
+
+
+def _load(name: str, held_out: float | None) -> Dataset:
+    from rheos.data import load
+
+    return load(name, held_out=held_out)
+
+
+def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
+    from rheos.models import Training
+    from rheos.paths import Path as ProbabilityPath
+
+    made = {"linear": ProbabilityPath.linear, "vp": ProbabilityPath.vp}[settings["path"]]()
+    return Training.prepare(data, **{name: value for name, value in settings.items() if name not in ("path", "every")}, path=made)
+
+
+def _command(name: str, held_out: float | None, folder: Path, settings: dict[str, Any]) -> str:
+    """The command line that makes this run again: what differs from the defaults, and the seed."""
+    import shlex
+
+    words = ["rheos", "train", name, "--out", str(folder)] + ([] if held_out is None else ["--held-out", f"{held_out:g}"])
+    usual = defaults()
+    for key, value in settings.items():
+        if (key == "seed" or value != usual[key]) and key != "device":
+            words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return shlex.join(words)
+
+
+def refuse_with_resume(given: dict[str, Any]) -> None:
+    """Usage error if anything that run.toml holds was given beside --resume."""
+    extra = [name for name, value in given.items() if value is not None and value is not False]
+    if extra:
+        raise Usage(f"--resume takes everything from the run folder, so leave out {', '.join(extra)}")

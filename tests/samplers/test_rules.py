@@ -13,7 +13,20 @@ from rheos.guidance import classifier_free
 from rheos.metrics import floor, sliced_w2
 from rheos.paths import LAM, QUADRATIC, RHO, SQRT_U, ExactField, Field, Path, T, Times, U
 from rheos.samplers import (
-    DDIM, DEIS, AdamsBashforth, DPMSolverPP, Euler, EulerMaruyama, Exponential, Multistep, MultistepState, Row, RungeKutta, Table, public_rules, sample,
+    DDIM,
+    DEIS,
+    AdamsBashforth,
+    DPMSolverPP,
+    Euler,
+    EulerMaruyama,
+    Exponential,
+    Multistep,
+    MultistepState,
+    Row,
+    RungeKutta,
+    Table,
+    public_rules,
+    sample,
 )
 from rheos.testing import observed_order
 
@@ -375,7 +388,7 @@ FIELD = ExactField(Path.vp(), skewed())
     (lambda: Table(Times.uniform(Path.vp(), 2), "data", (Row((1.0,), (1.0,)),)), "table.times must fit its 1 rows, got 2"),
     (lambda: Table(Times.uniform(Path.vp(), 1), "data", (Row((1.0,), (1.0, 2.0)),)), "reaches further back"),
     (lambda: Table.from_json({"kind": "data"}), "not a sampler table"),
-    (lambda: Table.from_json({**DDIM().plan(Times.uniform(Path.vp(), 2)).to_json(), "schedule": {"class": "os.system"}}), "not a rheos class"),
+    (lambda: Table.from_json({**DDIM().plan(Times.uniform(Path.vp(), 2)).to_json(), "path": {"class": "os.system"}}), "not a rheos class"),
 ])
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):

@@ -40,7 +40,7 @@ def training_curve(rows: Sequence[Mapping[str, float]], ax: Axes) -> Axes:
     import numpy as np
 
     steps, loss = np.array([row["step"] for row in rows]), np.array([row["loss"] for row in rows])
-    ax.plot(steps, loss, color=COLOURS[0], alpha=0.25, linewidth=0.8, label="one minibatch")
+    ax.plot(steps, loss, color=COLOURS[0], alpha=0.35, linewidth=1.0, label="one minibatch")
     half = max(1, len(loss) // 50)
     # Sums over shrinking windows at both ends, so that the curve neither sags nor is cut off there.
     total = np.concatenate([[0.0], np.cumsum(loss)])
@@ -63,6 +63,8 @@ def calls_chart(lines: Mapping[str, Sequence[tuple[int, float]]], floor: float, 
     ax.set(xscale="log", yscale="log", xlabel="field calls a sample", ylabel=ylabel)
     ax.set_xticks(calls, [str(count) for count in calls])
     ax.xaxis.minorticks_off()
+    for ticks in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        ticks("{x:.3g}")
     ax.legend(fontsize=9)
     return ax
 

@@ -9,7 +9,7 @@ import typer
 
 from rheos.cli.errors import Failure, Usage
 from rheos.cli.rules import RULE_NAMES, rule_named
-from rheos.cli.runs import Run, Stopped, check_writable, defaults, find_model, found_well, learn, refuse_with_resume, versions
+from rheos.cli.runs import Run, Stopped, check_writable, find_model, found_well, learn, refuse_with_resume, versions
 
 __all__ = ["demo", "report", "sample", "train"]
 
@@ -26,12 +26,12 @@ def train(
     data: Annotated[str | None, typer.Argument(help='"digits", or a .npy or .npz file (x, and y for classes).')] = None,
     out: Annotated[Path | None, _option("Folder for the run.")] = None,
     resume: Annotated[Path | None, _option("Go on with the run in this folder, to the same end as if it had never stopped.")] = None,
-    steps: Annotated[int | None, _option("Minibatches.", "2500")] = None,
+    steps: Annotated[int | None, _option("Minibatches.", "1500")] = None,
     batch: Annotated[int | None, _option("Rows of a minibatch.", "256")] = None,
     rate: Annotated[float | None, _option("Learning rate at its highest; it ends at 0.", "0.002")] = None,
-    width: Annotated[int | None, _option("Features of the network.", "256")] = None,
+    width: Annotated[int | None, _option("Features of the network.", "160")] = None,
     depth: Annotated[int | None, _option("Residual blocks of the network.", "3")] = None,
-    dropout: Annotated[float | None, _option("Share of features dropped while learning.", "0.0")] = None,
+    dropout: Annotated[float | None, _option("Share of features dropped while learning.", "0.1")] = None,
     path: Annotated[str | None, _option("How noise becomes data: linear or vp.", "linear")] = None,
     predicts: Annotated[str | None, _option("What the network returns: velocity, noise or data.", "velocity")] = None,
     drop_condition: Annotated[float | None, _option("Share of rows learned without their class, which guidance needs.", "0.1")] = None,
@@ -116,8 +116,8 @@ def _sample(folder: Path, n: int, cond: int | None, guidance: float | None, rule
     pictured = is_image(model.event, model.transform.bounds)
     if out is not None and out.suffix == ".png" and not pictured:
         raise Usage(f"--out {out}: samples of shape {model.event} are not images with known bounds, so they go into a .npy file")
-    words = [f"n{n}", *([] if cond is None else [f"class{cond}"]), *([] if guidance is None else [f"guidance{guidance:g}"]), rule, f"{steps}steps", f"seed{seed}"]
-    name = "-".join(words)
+    asked = ([] if cond is None else [f"class{cond}"]) + ([] if guidance is None else [f"guidance{guidance:g}"])
+    name = "-".join([f"n{n}", *asked, rule, f"{steps}steps", f"seed{seed}"])
     files = [out] if out is not None else [samples / f"{name}.npy"] + ([samples / f"{name}.png"] if pictured else [])
     for file in files:
         check_writable(file)
@@ -175,20 +175,22 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     last = rows[-1] if rows else {}
     cost = {
         "parameters": model.card["parameters"], "steps": run.steps, "bytes_sent_between_nodes": 0, "training_cpu_seconds": last.get("cpu_seconds"),
-        "training_wall_seconds": last.get("wall_seconds"), "samples_per_cpu_second": 3 * quality.rows / max(quality.sampling_cpu_seconds, 1e-9),
+        "training_wall_seconds": last.get("wall_seconds"), "samples_per_cpu_second": quality.samples_per_cpu_second,
         "report_cpu_seconds": round(time.process_time() - cpu, 3), "report_wall_seconds": round(time.monotonic() - wall, 3),
     }
     now = versions()
     content = page(run, data, quality, grid, rows, cost, now)
-    save_json(out.with_suffix(".json"), {"format": 1, "run": str(run.folder), "data": run.data, "settings": run.settings, "versions": {"run": run.versions, "report": now},
-                                         "machine": run.machine, "command": run.command, "seed": seed, "cost": cost, "quality": quality.to_json()})
+    save_json(out.with_suffix(".json"), {
+        "format": 1, "run": str(run.folder), "data": run.data, "settings": run.settings, "versions": {"run": run.versions, "report": now},
+        "machine": run.machine, "command": run.command, "seed": seed, "cost": cost, "quality": quality.to_json(),
+    })
     write_bytes(out, content.encode())
     return out
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("demo"),
-    steps: Annotated[int | None, _option("Minibatches, for a run that begins.", "2500")] = None,
+    steps: Annotated[int | None, _option("Minibatches, for a run that begins.", "1500")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random, for a run that begins.")] = 0,
 ) -> None:
     """Train, sample and report on real handwritten digits: about two minutes on two CPU cores.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rheos.cli import figures
 from rheos.cli.images import as_pixels, data_uri, is_image, pairs, png, sheet
-from rheos.cli.quality import CALLS, DRAWS, LEAST_RATIO, Quality
+from rheos.cli.quality import CALLS, DRAWS, LEAST_RATIO, RAW, Quality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,17 +31,19 @@ p { margin: .5rem 0; max-width: 46rem } .soft, figcaption { color: var(--soft); 
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .8rem; margin: 1rem 0 }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: .8rem 1rem }
 .tile b { display: block; font-size: 1.7rem; line-height: 1.2; color: var(--accent) } .tile span { color: var(--soft); font-size: .85rem }
+.tile b.warn { color: var(--warn) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .95rem }
 th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top } th { color: var(--soft); font-weight: 600 }
+.facts th { width: 11rem } .facts { table-layout: fixed }
 td.number, th.number { text-align: right; white-space: nowrap } td.long { overflow-wrap: anywhere }
 figure { margin: 0 } figure img { width: 100%; height: auto; background: #fff; border-radius: 8px; padding: .3rem }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem } .two section { margin: 0 }
 .row { display: flex; align-items: center; gap: .7rem; margin: .35rem 0 } .row b { min-width: 1.5rem; text-align: right; color: var(--soft) }
 .pairs { display: grid; grid-template-columns: repeat(6, 1fr); gap: .5rem; flex: 1; max-width: 46rem }
 .pairs img, .sheet { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px } .sheet { max-width: 34rem }
-@media (max-width: 40rem) { .pairs { grid-template-columns: repeat(3, 1fr) } .row { align-items: flex-start } }
-code, pre { font: .86rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
-pre { background: var(--page); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: .6rem 0 }
+@media (max-width: 40rem) { .facts th { width: 7rem } .pairs { grid-template-columns: repeat(3, 1fr) } .row { align-items: flex-start; margin: .9rem 0 } }
+pre { font: .86rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: .6rem 0 }
+pre { background: var(--page); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem }
 """
 
 
@@ -67,10 +69,10 @@ def _summary(run: Run, data: Dataset, quality: Quality, cost: dict[str, Any]) ->
         return said[0] + " No rows were held out, so this page can show samples but not judge them."
     first = quality.distances[0]
     said.append(f"The {first.name} from {quality.rows:,} samples to {quality.held_out:,} held-out {what}, which no training saw, "
-                f"is <b>{first.model[0]:.4g}</b>; training {what} in the samples' place give {first.floor:.4g}.")
+                f"is <b>{first.model[0]:.3g}</b>; training {what} in the samples' place give {first.floor:.3g}.")
     if first.gaussian is not None and first.ratio is not None:
         better = f"<b>{first.ratio:.1f} times</b> that" if first.ratio >= 1 else f"only {first.ratio:.2f} times that"
-        said.append(f"The better of the Gaussian fits, the simplest model there is, stands at {first.gaussian[0]:.4g}, {better}.")
+        said.append(f"The better of the Gaussian fits, the simplest model there is, stands at {first.gaussian[0]:.3g}, {better}.")
     return " ".join(said) + " " + _memory_words(quality, what)
 
 
@@ -86,17 +88,20 @@ def _memory_words(quality: Quality, what: str = "rows") -> str:
 
 
 def _tiles(quality: Quality, cost: dict[str, Any]) -> str:
-    tiles = []
+    tiles: list[tuple[str, str, str]] = []
     if quality.distances:
         first = quality.distances[0]
-        tiles.append((f"{first.model[0]:.3g}", f"{first.name}; floor {first.floor:.3g}"))
+        tiles.append((f"{first.model[0]:.3g}", f"{first.name}; floor {first.floor:.3g}", ""))
         if first.ratio is not None:
-            tiles.append((f"{first.ratio:.1f}×", "closer than the better Gaussian fit"))
+            tiles.append((f"{first.ratio:.1f}×", "smaller than that of the better Gaussian fit", "" if first.ratio > 1 else "warn"))
     if quality.memorisation is not None:
-        tiles.append((f"{quality.memorisation:.2f}", f"nearest-neighbour ratio; below {LEAST_RATIO:g} would mean copying"))
+        close = quality.memorisation < LEAST_RATIO
+        said = f"below {LEAST_RATIO:g}: close to training rows" if close else f"at least {LEAST_RATIO:g}: no copies"
+        tiles.append((f"{quality.memorisation:.2f}", f"distance to the nearest training row, over that of held-out rows; {said}", "warn" if close else ""))
     if cost["training_cpu_seconds"]:
-        tiles.append((_seconds(cost["training_cpu_seconds"]), "of CPU time for the training"))
-    return "<div class=tiles>" + "".join(f"<div class=tile><b>{value}</b><span>{escape(label)}</span></div>" for value, label in tiles) + "</div>"
+        tiles.append((_seconds(cost["training_cpu_seconds"]), "of CPU time for the training", ""))
+    shown = "".join(f'<div class=tile><b class="{kind}">{value}</b><span>{escape(label)}</span></div>' for value, label, kind in tiles)
+    return f"<div class=tiles>{shown}</div>"
 
 
 def _samples(data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | None, Tensor] | None) -> str:
@@ -111,10 +116,11 @@ def _samples(data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | None,
         of_class = images if label is None else [image for image, its in zip(images, labels.tolist(), strict=True) if its == label]
         lines.append(f"<div class=row>{'' if label is None else f'<b>{label}</b>'}<div class=pairs>{''.join(of_class)}</div></div>")
     shown = f" The first {len(classes)} of {data.classes} classes." if labels is not None and len(classes) < data.classes else ""
+    classes_said = "" if labels is None else ", classes as frequent as in the training data"
     small = as_pixels(quality.samples[:120], data.bounds, data.name)
     return (f"<section><h2>Samples{'' if labels is None else ' by class'}</h2><p class=soft>In blue frames: samples, the first that were drawn, none picked by "
             f"hand. In the grey frame beside each: the training image nearest to it.{shown}</p>{''.join(lines)}"
-            f"<p class=soft>The first {len(small)} of the samples that were judged{'' if labels is None else ', classes as frequent as in the training data'}:</p>"
+            f"<p class=soft>The first {len(small)} of the samples that were judged{classes_said}:</p>"
             f'<img class=sheet src="{data_uri(png(sheet(small, 15)))}" alt="sheet of samples"></section>')
 
 
@@ -122,38 +128,43 @@ def _distances(data: Dataset, quality: Quality) -> str:
     if not quality.distances:
         return ""
     pair = lambda found: "" if found is None else f"{found[0]:.4g} <span class=soft>± {found[1]:.2g}</span>"
-    body = "".join(
-        f"<tr><td>{escape(d.name)}<br><span class=soft>{escape(d.unit)}</span></td><td class=number>{pair(d.model)}</td><td class=number>{pair(d.gaussian)}</td>"
-        f"<td class=number>{'' if d.ratio is None else f'{d.ratio:.2f}'}</td><td class=number>{d.floor:.4g}</td></tr>" for d in quality.distances)
+    cells = lambda d: (pair(d.model), pair(d.gaussian), "" if d.ratio is None else f"{d.ratio:.2f}", f"{d.floor:.4g}")
+    body = "".join(f"<tr><td>{escape(d.name)}<br><span class=soft>{escape(d.unit)}</span></td>"
+                   + "".join(f"<td class=number>{cell}</td>" for cell in cells(d)) + "</tr>" for d in quality.distances)
     notes = [f"Smaller is closer. Model and Gaussian: mean ± standard deviation over {DRAWS} draws of {quality.rows:,} rows, {CALLS} field calls a sample, "
-             f"no guidance, against the same {quality.held_out:,} held-out rows. Floor: training rows in the samples' place, at most as many."]
+             f"no guidance, against the same {quality.held_out:,} held-out rows. "
+             f"Floor: {quality.distances[0].floor_rows:,} training rows in the samples' place."]
     if data.y is not None:
         notes.append("Classes were drawn with the frequencies of the training rows, not copied from the held-out ones.")
     if data.bounds is not None and quality.distances[0].gaussian is not None:
         fits = "; ".join(f"{escape(d.name)} " + ", ".join(f"{kind} {value[0]:.4g}" for kind, value in d.gaussian_fits.items()) for d in quality.distances)
         notes.append(f"The Gaussian is the better of two full-covariance fits to the training rows, clamped to the data's bounds or not: {fits}.")
+    if any(d.gaussian is not None for d in quality.distances if d.name in RAW):
+        notes.append("A Gaussian fit copies mean and covariance, which is all that a Fréchet distance of the raw values looks at: there it is hard to beat, "
+                     "and being ahead of it says little.")
     if data.name == "digits":
         notes.append("Features are the last hidden layer, bounded by tanh, of a fixed classifier that was learned on the training half; "
                      "it clamps whatever it is shown to [-1, 1], so both sides are treated alike.")
-    return ("<section><h2>How far from unseen data</h2><div class=scroll><table><tr><th>distance<th class=number>model<th class=number>Gaussian fit"
-            f"<th class=number>times closer<th class=number>floor</tr>{body}</table></div>" + "".join(f"<p class=soft>{note}</p>" for note in notes) + "</section>")
+    heads = "".join(f"<th class=number>{head}" for head in ("model", "Gaussian fit", "Gaussian / model", "floor"))
+    return (f"<section><h2>How far from unseen data</h2><div class=scroll><table><tr><th>distance{heads}</tr>{body}</table></div>"
+            + "".join(f"<p class=soft>{note}</p>" for note in notes) + "</section>")
 
 
 def _chart(quality: Quality) -> str:
     if not any(quality.chart.values()):
         return ""
     first = quality.distances[0]
-    picture = figures.drawn(figures.calls_chart, quality.chart, first.floor, first.name, size=(6.2, 4.3))
+    picture = figures.drawn(figures.calls_chart, quality.chart, first.floor, first.name, size=(5.2, 3.9))
     skipped = "".join(f"<p class=soft>Left out: {escape(line)}</p>" for line in quality.skipped)
-    return (f'<section><h2>Quality against field calls</h2><figure><img src="{picture}" alt="distance by rule and number of field calls"><figcaption>{quality.rows:,} '
-            f"samples a point, the same starts and classes for all rules. One draw a point: differences of a few hundredths of the floor "
-            f"are chance.</figcaption></figure>{skipped}</section>")
+    return (f'<section><h2>Quality against field calls</h2><figure><img src="{picture}" alt="distance by rule and number of field calls"><figcaption>'
+            f"{quality.rows:,} samples a point, the same starts and classes for all rules. Other starts would move the lines "
+            f"by about {first.model[1]:.2g}.</figcaption></figure>{skipped}</section>")
 
 
 def _training(rows: Sequence[dict[str, float]]) -> str:
     if len(rows) < 2:
         return ""
-    picture = figures.drawn(figures.training_curve, rows, size=(6.2, 4.3))
+    picture = figures.drawn(figures.training_curve, rows, size=(5.2, 3.9))
     return (f'<section><h2>Training</h2><figure><img src="{picture}" alt="loss by step"><figcaption>The loss never reaches zero: it contains the noise that no '
             "network can foretell. Its fall, not its level, shows learning.</figcaption></figure></section>")
 
@@ -162,10 +173,11 @@ def _memory(data: Dataset, quality: Quality) -> str:
     if quality.memorisation is None:
         return ""
     near, near_held_out = quality.near, quality.near_held_out
-    picture = figures.drawn(figures.nearest_histogram, near.tolist(), near_held_out.tolist(), size=(7.2, 3.0))
-    return (f"<section><h2>Memory or making</h2><p>{_memory_words(quality)} Mean distance to the nearest training row: samples {float(near.mean()):.4g}, held-out "
-            f'rows {float(near_held_out.mean()):.4g}, in standard deviations of the training data.</p><figure><img src="{picture}" alt="distances to the nearest '
-            f'training row"></figure></section>')
+    words = _memory_words(quality, "digits" if data.name == "digits" else "rows")
+    picture = figures.drawn(figures.nearest_histogram, near.tolist(), near_held_out.tolist(), size=(9.0, 3.2))
+    return (f"<section><h2>Memory or making</h2><p>{words} Mean distance to the nearest training row: samples {float(near.mean()):.4g}, "
+            f"held-out rows {float(near_held_out.mean()):.4g}, in standard deviations of the training data.</p>"
+            f'<figure><img src="{picture}" alt="distances to the nearest training row"></figure></section>')
 
 
 def _columns(data: Dataset, quality: Quality) -> str:
@@ -216,14 +228,15 @@ def _reproduce(run: Run, versions: dict[str, str]) -> str:
 
 
 def _card(data: Dataset) -> str:
-    rows = [("name", data.name), ("what a row is", data.meaning), ("rows", f"{len(data):,} to learn from, {0 if data.held_out is None else len(data.held_out):,} held out"),
+    kept = 0 if data.held_out is None else len(data.held_out)
+    rows = [("name", data.name), ("what a row is", data.meaning), ("rows", f"{len(data):,} to learn from, {kept:,} held out"),
             ("shape", " × ".join(map(str, data.event))), ("classes", "none" if data.classes is None else str(data.classes)),
             ("licence", data.licence or "not known"), ("source", data.source or "not known")]
     return f"<section><h2>The data</h2>{_facts(rows)}</section>"
 
 
 def _facts(rows: Sequence[tuple[str, str]]) -> str:
-    return "<div class=scroll><table>" + "".join(f"<tr><th>{escape(name)}<td class=long>{escape(value)}</tr>" for name, value in rows) + "</table></div>"
+    return "<table class=facts>" + "".join(f"<tr><th>{escape(name)}<td class=long>{escape(value)}</tr>" for name, value in rows) + "</table>"
 
 
 def _versions(found: dict[str, str]) -> str:
@@ -231,4 +244,4 @@ def _versions(found: dict[str, str]) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
+    return f"{value:.1f}\N{NO-BREAK SPACE}s" if value < 100 else f"{value / 60:.1f}\N{NO-BREAK SPACE}min"

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from rheos.data import Dataset
     from rheos.models import Model
 
-__all__ = ["CHART_CALLS", "CHART_RULES", "LEAST_RATIO", "Distance", "Quality", "class_grid", "measure"]
+__all__ = ["CHART_CALLS", "CHART_RULES", "LEAST_RATIO", "RAW", "Distance", "Quality", "class_grid", "measure"]
 
 DRAWS = 3                                   # seeds over which model and Gaussian are averaged
 CALLS = 20                                  # field calls a sample for all figures but the chart
 CHART_CALLS = (2, 3, 5, 8, 12, 20)
 CHART_RULES = ("default", "euler", "ddim", "dpm++2", "deis")
 MOST_ROWS, MOST_DIMS = 5000, 512            # rows on either side; dimensions up to which covariances are compared
+RAW = ("Fréchet distance of pixels", "Fréchet distance of rows")
 LEAST_RATIO = 0.8                           # below, samples lie closer to the training rows than unseen data do
 
 
@@ -36,6 +37,7 @@ class Distance:
     unit: str
     model: tuple[float, float]
     floor: float
+    floor_rows: int
     gaussian: tuple[float, float] | None = None
     gaussian_fits: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -68,11 +70,16 @@ class Quality:
             return None
         return float(self.near.mean() / self.near_held_out.mean())
 
+    @property
+    def samples_per_cpu_second(self) -> float:
+        return DRAWS * self.rows / max(self.sampling_cpu_seconds, 1e-9)
+
     def to_json(self) -> dict[str, Any]:
         pair = lambda found: None if found is None else {"mean": found[0], "std": found[1]}
         return {
             "rows": self.rows, "held_out": self.held_out, "calls": CALLS, "draws": DRAWS,
-            "distances": [{"name": d.name, "unit": d.unit, "model": pair(d.model), "gaussian": pair(d.gaussian), "ratio": d.ratio, "floor": d.floor,
+            "distances": [{"name": d.name, "unit": d.unit, "model": pair(d.model), "gaussian": pair(d.gaussian), "ratio": d.ratio,
+                           "floor": d.floor, "floor_rows": d.floor_rows,
                            "gaussian_fits": {name: pair(fit) for name, fit in d.gaussian_fits.items()}} for d in self.distances],
             "memorisation_ratio": self.memorisation,
             "nearest_training_row": {"samples": None if self.near is None else float(self.near.mean()),
@@ -134,7 +141,7 @@ def measure(model: Model, data: Dataset, *, n: int | None = None, seed: int = 0,
     fits = _gaussians(data, n, seed)
     for (name, unit), metric in metrics.items():
         against = lambda x, metric=metric: float(metric(view(x), view(judge)))
-        item = Distance(name, unit, _spread([against(x) for x in drawn]), against(train))
+        item = Distance(name, unit, _spread([against(x) for x in drawn]), against(train), len(train))
         item.gaussian_fits = {kind: _spread([against(x) for x in fit]) for kind, fit in fits.items()}
         item.gaussian = min(item.gaussian_fits.values(), default=None)
         found.distances.append(item)
@@ -158,7 +165,7 @@ def _metrics(data: Dataset) -> dict[tuple[str, str], Callable[[Tensor, Tensor], 
         found["Fréchet distance of features", "squared feature units"] = partial(frechet, features=digit_features())
     plain = "squared standard deviations" if len(data.event) == 1 else "squared pixel values"
     if data.x[0].numel() <= MOST_DIMS:
-        found["Fréchet distance of rows" if len(data.event) == 1 else "Fréchet distance of pixels", plain] = frechet
+        found[RAW[len(data.event) == 1], plain] = frechet
     found["sliced W2 of rows" if len(data.event) == 1 else "sliced W2 of pixels", plain.removeprefix("squared ")] = sliced_w2
     return found
 

@@ -42,10 +42,10 @@ class Stopped(Failure):
 
 @contextmanager
 def found_well() -> Iterator[None]:
-    """A ValueError about what lies in a folder is a failure (1), not wrong usage (2)."""
+    """What is wrong with something found in a folder is a failure (1), not wrong usage (2)."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise Failure(str(error)) from error
 
 
@@ -61,7 +61,7 @@ def check_writable(path: Path) -> None:
 
 
 def defaults() -> dict[str, Any]:
-    """The settings of training that a command line can give, with the library's own defaults, plus the data's share `every`."""
+    """All settings of a run with the library's own defaults: those of `Training.prepare`, and `every`, the steps between checkpoints."""
     import inspect
 
     from rheos.models import Training, train
@@ -212,7 +212,8 @@ def learn(run: Run, prepared: Training, *, tensorboard: bool = False) -> Model:
         watchers.append(TensorBoard(run.folder / "tensorboard", figures))
     end = evolve(prepared.descent, state, run.steps - state.step, watch=watchers, donate=True)
     if end.step < run.steps:
-        raise Stopped(f"stopped at step {end.step} of {run.steps} and saved (a model is written at the end only); go on with: rheos train --resume {run.folder}")
+        raise Stopped(f"stopped at step {end.step} of {run.steps} and saved (a model is written at the end only); "
+                      f"go on with: rheos train --resume {run.folder}")
     model = prepared.model(end)
     model.card["command"] = run.command
     model.save(run.model)

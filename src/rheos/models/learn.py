@@ -57,15 +57,15 @@ class Training:
         data: Dataset | Tensor,
         net: nn.Module | None = None,
         *,
-        steps: int = 2500,
+        steps: int = 1500,
         path: Path | None = None,
         predicts: str = "velocity",
         when: TimeLaw | None = None,
         batch: int = 256,
         rate: float = 2e-3,
-        width: int = 256,
+        width: int = 160,
         depth: int = 3,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
         drop_condition: float = 0.1,
         decay: float = 0.999,
         clip: float | None = 1.0,
@@ -115,7 +115,7 @@ def train(
     data: Dataset | Tensor,
     net: nn.Module | None = None,
     *,
-    steps: int = 2500,
+    steps: int = 1500,
     checkpoint: str | FilePath | None = None,
     every: int = 500,
     resume: bool = False,
@@ -127,8 +127,8 @@ def train(
     data: a Dataset, or a tensor (rows, *event). net: a network of your own, trained in place; default a ResidualMLP with the data's
     classes. steps: minibatches. checkpoint: a folder for the whole state, every `every` steps; with `resume` the run goes on from the
     last one there, and ends where the uninterrupted run would have ended, bit for bit.
-    settings: path (Path.linear()), predicts ("velocity"), when (LogitNormal()), batch (256), rate (2e-3, with a cosine to 0), width (256),
-    depth (3), dropout (0), drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device
+    settings: path (Path.linear()), predicts ("velocity"), when (LogitNormal()), batch (256), rate (2e-3, with a cosine to 0), width (160),
+    depth (3), dropout (0.1), drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device
     ("auto"), precision ("fp32" or "bf16"), compile (False). watch: watchers of the run.
 
     Ctrl-C ends the training after the step under way, with a warning, and the model so far is returned.

@@ -1,7 +1,6 @@
 """Model: everything that turns a seed into data in the user's own units, in one folder of two files."""
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path as FilePath
@@ -83,7 +82,7 @@ class Model:
         name = f"model-{digest[:12]}.safetensors"
         description = {
             "format": FORMAT, "rheos": rheos.__version__, "tensors": name, "sha256": digest, "event": list(self.event), "classes": self.classes,
-            "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "schedule": _schedule_to_json(self.field.path),
+            "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "path": self.field.path.to_json(),
             "net": {"class": f"{type(net).__module__}.{type(net).__qualname__}", "settings": getattr(net, "settings", None)}, "card": self.card,
         }
         write_bytes(folder / name, content)
@@ -92,14 +91,6 @@ class Model:
             if old.name != name:
                 old.unlink(missing_ok=True)
         return folder
-
-
-def _schedule_to_json(path: Path) -> dict[str, Any]:
-    settings = {f.name: getattr(path.schedule, f.name) for f in dataclasses.fields(path.schedule)}
-    for name, value in settings.items():
-        if callable(value):
-            raise TypeError(f"a path whose {name} is a function cannot be saved")
-    return {"class": f"rheos.paths.{type(path.schedule).__name__}", **settings}
 
 
 def load(folder: str | FilePath, *, net: nn.Module | None = None, device: torch.device | str = "cpu") -> Model:
@@ -120,8 +111,7 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: torch.
         name = str(found["tensors"])
         if FilePath(name).name != name:
             raise ValueError(f"{place} names a file outside its folder: {name}")
-        settings = dict(found["schedule"])
-        path = Path(rheos_class(settings.pop("class"))(**settings))
+        path = Path.from_json(found["path"])
         predicts, event, classes = tuple(found["predicts"]), tuple(found["event"]), found["classes"]
         bounds = None if found["bounds"] is None else tuple(found["bounds"])
         if net is None:

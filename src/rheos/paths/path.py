@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rheos.core import Draws, checks
+from rheos.core.files import rheos_class
 from rheos.paths.predictions import Prediction
 from rheos.paths.schedules import VP, Coefficients, Interpolant, Linear, Schedule
 
@@ -131,6 +132,27 @@ class Path:
         """Read a prediction `value` of kind `of` at (x, t) as kind `to`. Two-sided paths need a second prediction in `given`."""
         known = {of: value, **(given or {})}
         return Prediction(known, x, self.coefficients(t), two_sided=self.two_sided).of(to)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able description. TypeError if a setting is a function of the user's, which no file can hold."""
+        settings = {f.name: getattr(self.schedule, f.name) for f in fields(self.schedule)}
+        for name, value in settings.items():
+            if callable(value):
+                raise TypeError(f"a path whose {name} is a function cannot be saved")
+        return {"class": f"rheos.paths.{type(self.schedule).__name__}", **settings}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Path:
+        """The path that `to_json` described. ValueError for anything else, classes that are not schedules of this room included."""
+        if not isinstance(content, dict) or "class" not in content:
+            raise ValueError(f"not a path: {content!r}")
+        maker = rheos_class(content["class"])
+        if maker.__module__ != Linear.__module__ or not hasattr(maker, "coefficients"):
+            raise ValueError(f"class {content['class']!r} in the file is not a schedule")
+        try:
+            return cls(maker(**{name: value for name, value in content.items() if name != "class"}))
+        except TypeError as error:
+            raise ValueError(f"not a path: {error}") from None
 
     def _one_sided(self, what: str) -> None:
         if self.two_sided:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 
 from rheos.core import checks
-from rheos.core.files import rheos_class
 from rheos.paths import Path, Times
 
 __all__ = ["Row", "Rule", "Table", "planned"]
@@ -94,11 +93,9 @@ class Table:
 
     def to_json(self) -> dict:
         """A JSON-able description; `Table.from_json` gives the table back to the bit."""
-        schedule = self.times.path.schedule
         plain = lambda row: None if row is None else {"a": row.a, "w": row.w, "s": row.s}
         return {
-            "schedule": {"class": f"rheos.paths.{type(schedule).__name__}", **vars(schedule)},
-            "t": self.times.t.tolist(), "kind": self.kind, "predict": [plain(r) for r in self.predict],
+            "path": self.times.path.to_json(), "t": self.times.t.tolist(), "kind": self.kind, "predict": [plain(r) for r in self.predict],
             "correct": [plain(r) for r in self.correct], "epsilon": list(self.epsilon), "origin": self.origin,
         }
 
@@ -106,8 +103,7 @@ class Table:
     def from_json(cls, content: dict) -> Table:
         """The table that `to_json` described. ValueError for a description that is not one."""
         try:
-            settings = dict(content["schedule"])
-            path = Path(rheos_class(settings.pop("class"))(**settings))
+            path = Path.from_json(content["path"])
             row = lambda r: None if r is None else Row(tuple(r["a"]), tuple(r["w"]), r["s"])
             return cls(Times(path, content["t"], _repeats=True), content["kind"], tuple(map(row, content["predict"])),
                        tuple(map(row, content["correct"])), tuple(content["epsilon"]), dict(content["origin"]))

@@ -14,7 +14,7 @@ from rheos.papers import Check, Scale, fixture
 from rheos.paths import LAM, QUADRATIC, ExactField, Field, Path, T, Times
 from rheos.samplers import DDIM, DEIS, AdamsBashforth, Exponential, Rule, sample
 
-# Error of degree 3 over DDIM's at 10 calls. Fig. 4 of the paper: FID 5 to 10 times lower than DDIM's at 10 calls.
+# Error of degree 3 over DDIM's at 10 calls; the paper's own figure is FID 4.17 at 10 calls.
 RATIO_ON_LAM_AT_MOST = 0.35
 RATIO_ON_QUADRATIC_AT_MOST = 0.25
 # Each degree up to 3 is at least as good as the one before: the largest ratio of neighbours.
@@ -48,23 +48,25 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     truth = sample(field, start=start, rule=Exponential(3, "data", LAM, corrector=3), times=fine)
     of = lambda rule, clock: error(field, rule, Times.uniform(PATH, CALLS, clock), start, truth)
     ddim = {clock: of(DDIM(), clock) for clock in (LAM, QUADRATIC, T)}
-    # The idea taken away: the same exponential integrator and degree, but of the score, which grows like 1 / sigma, instead of the noise.
-    score = lambda order: DEIS(order, kind="score")
     ratio = lambda rule, clock: of(rule, clock) / ddim[clock]
+    # The polynomial taken away is DDIM; from other starts, so that it is measured.
+    others = PATH.prior(start.shape, seed=seed + 1000, dtype=torch.float64)
+    others_truth = sample(field, start=others, rule=Exponential(3, "data", LAM, corrector=3), times=fine)
+    without = lambda clock: error(field, DDIM(), Times.uniform(PATH, CALLS, clock), others, others_truth) / ddim[clock]
+    # The exponential integrator taken away: the same degrees of the velocity, by plain Adams-Bashforth.
     degrees = [of(DEIS(order), LAM) for order in (1, 2, 3, 4)]
-    of_score = [of(score(order), LAM) for order in (1, 2, 3, 4)]
+    plain = [of(AdamsBashforth(order), LAM) for order in (1, 2, 3, 4)]
     steepest = lambda errors: max(b / a for a, b in zip(errors, errors[1:], strict=False))
+    report = lambda name, value, threshold: Check(name, value, "<=", threshold, control=None, core=False)
     checks = [
-        Check("error over DDIM's, equal steps in lam", ratio(DEIS(4), LAM), "<=", RATIO_ON_LAM_AT_MOST, control=ratio(score(4), LAM)),
-        Check("error over DDIM's, equal steps in sqrt(1 - t)", ratio(DEIS(4), QUADRATIC), "<=", RATIO_ON_QUADRATIC_AT_MOST,
-              control=ratio(score(4), QUADRATIC)),
-        Check("largest error ratio of a degree to the one below", steepest(degrees), "<=", NEIGHBOURS_AT_MOST, control=steepest(of_score)),
-        # For the record: extrapolating the velocity by plain Adams-Bashforth, with no exact linear part.
-        Check("plain Adams-Bashforth of degree 3, error over DDIM's, equal steps in lam", ratio(AdamsBashforth(4), LAM), "<=",
-              RATIO_ON_LAM_AT_MOST, control=None, core=False),
-        Check("plain Adams-Bashforth of degree 3, error over DDIM's, equal steps in sqrt(1 - t)", ratio(AdamsBashforth(4), QUADRATIC), "<=",
-              RATIO_ON_QUADRATIC_AT_MOST, control=None, core=False),
-        Check("error over DDIM's, equal steps in t", ratio(DEIS(4), T), "<=", RATIO_ON_LAM_AT_MOST, control=None, core=False),
+        Check("error over DDIM's, equal steps in lam", ratio(DEIS(4), LAM), "<=", RATIO_ON_LAM_AT_MOST, control=without(LAM)),
+        Check("error over DDIM's, equal steps in sqrt(1 - t)", ratio(DEIS(4), QUADRATIC), "<=", RATIO_ON_QUADRATIC_AT_MOST, control=without(QUADRATIC)),
+        Check("largest error ratio of a degree to the one below", steepest(degrees), "<=", NEIGHBOURS_AT_MOST, control=steepest(plain)),
+        report("error over DDIM's, equal steps in t", ratio(DEIS(4), T), RATIO_ON_LAM_AT_MOST),
+        # For the record, rivals that the paper does not have: with good times plain Adams-Bashforth of the velocity is a strong one.
+        report("plain Adams-Bashforth of degree 3 in its place, equal steps in lam", plain[3] / ddim[LAM], RATIO_ON_LAM_AT_MOST),
+        report("plain Adams-Bashforth of degree 3 in its place, equal steps in sqrt(1 - t)", ratio(AdamsBashforth(4), QUADRATIC), RATIO_ON_QUADRATIC_AT_MOST),
+        report("the score extrapolated in place of the noise, equal steps in lam", ratio(DEIS(4, kind="score"), LAM), RATIO_ON_LAM_AT_MOST),
     ]
     return checks + (trained(seed) if full else [])
 
@@ -77,23 +79,26 @@ def teacher() -> dict[str, torch.Tensor]:
 
 
 def trained(seed: int) -> list[Check]:
-    """The first ratio again, for a network trained on digits and asked for threes."""
+    """Such ratios again, for a network trained on digits and asked for threes."""
     net = ResidualMLP((1, 8, 8), width=160, depth=3, classes=10, dropout=0.1)
     net.load_state_dict(dict(fixture("digits-noise-teacher", teacher).tensors))
     field = Field(net.double(), PATH, "noise")
     start = PATH.prior((128, 1, 8, 8), seed=seed, dtype=torch.float64)
     truth = sample(field, start=start, rule=Exponential(3, "data", LAM, corrector=3), times=Times.uniform(PATH, 200, LAM), cond=3)
-    of = lambda rule: error(field, rule, Times.uniform(PATH, CALLS, LAM), start, truth, cond=3)
-    return [Check("network trained on digits: error over DDIM's, equal steps in lam", of(DEIS(4)) / of(DDIM()), "<=", RATIO_ON_LAM_AT_MOST,
-                  control=None, core=False)]
+    rows = []
+    for calls, order, clock, name in ((10, 4, LAM, "lam"), (10, 3, LAM, "lam"), (10, 4, QUADRATIC, "sqrt(1 - t)"), (20, 4, LAM, "lam")):
+        errors = [error(field, rule, Times.uniform(PATH, calls, clock), start, truth, cond=3) for rule in (DEIS(order), DDIM())]
+        rows.append(Check(f"network trained on digits: error of degree {order - 1} over DDIM's, {calls} equal steps in {name}", errors[0] / errors[1],
+                          "<=", RATIO_ON_LAM_AT_MOST, control=None, core=False))
+    return rows
 
 
 def plot(ax, checks: list[Check]):
-    """Errors over DDIM's, beside the same integrator on the score."""
+    """Errors over DDIM's, with and without the idea."""
     rows = [c for c in checks if c.control is not None]
     at = range(len(rows))
     ax.bar([i - 0.2 for i in at], [c.value for c in rows], 0.4, label="DEIS")
-    ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="score extrapolated")
+    ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="without the idea")
     ax.plot(at, [c.threshold for c in rows], "k_", markersize=24, label="threshold")
     ax.set_xticks(list(at), ["lam", "sqrt(1 - t)", "degrees"])
     ax.set_yscale("log")

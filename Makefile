@@ -23,7 +23,7 @@ check: $(VENV)/.dev
 	$(BIN)/rheos check --all
 
 bench: $(VENV)/.dev
-	for room in core paths samplers training; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$room || exit 1; done
+	for room in core training samplers; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$room || exit 1; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rheos needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }

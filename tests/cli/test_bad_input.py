@@ -54,7 +54,7 @@ def refused(capsys, folder, argv, code, said):
 @pytest.mark.parametrize(("argv", "code", "said"), [
     ("train", 2, "DATA is missing"), ("train digits", 2, "--out is missing"), ("train digts --out new", 2, "did you mean digits?"),
     ("train nowhere.npy --out new", 2, "nowhere.npy: there is no such file"),
-    ("train digits --out new --steps 0", 2, "steps must be at least 1, got 0"), ("train digits --out new --steps many", 2, "'many'"),
+    ("train digits --out new --steps 0", 2, "steps must be at least 1, got 0"), ("train digits --out new --steps many", 2, "'--steps'"),
     ("train digits --out new --path lineer", 2, "path must be one of linear, vp, got 'lineer' (did you mean linear?)"),
     ("train digits --out new --predicts velocty", 2, "did you mean velocity?"), ("train digits --out new --batch 0", 2, "batch must be at least 1"),
     ("train digits --out new --rate -1", 2, "rate must lie in (0, inf), got -1"), ("train digits --out new --rate nan", 2, "rate must lie in"),
@@ -168,7 +168,8 @@ def test_corrupted_checkpoint(capsys, place, harm):
     file = place / "run" / "checkpoint" / "step-000000004.safetensors"
     content = file.read_bytes()
     start = content.index(b"format") - 40
-    file.write_bytes({"cut": content[:-100], "flipped": content[:start] + b"\xff" * 60 + content[start + 60:], "text": b"not tensors at all", "empty": b""}[harm])
+    flipped = content[:start] + b"\xff" * 60 + content[start + 60:]
+    file.write_bytes({"cut": content[:-100], "flipped": flipped, "text": b"not tensors at all", "empty": b""}[harm])
     refused(capsys, place, ["train", "--resume", "run"], 1, "step-000000004.safetensors is damaged")
 
 
@@ -185,14 +186,14 @@ def test_damaged_trace(capsys, place):
 @pytest.mark.parametrize("hostile", ["os.system", "rheos.core.files.os.system", "torch.nn.Linear", "rheos.core.files.importlib.import_module", "rheos.cli.main",
                                      "rheos.core.Draws", "", 7])
 def test_hostile_class_in_a_model(capsys, place, hostile):
-    for key in ("net", "schedule"):
+    for key in ("net", "path"):
         shutil.copytree(place / "run" / "model", place / key)
         told = json.loads((place / key / "model.json").read_text())
         told[key]["class"] = hostile
         if key == "net":
             told[key]["settings"] = {"command": "touch owned"}
         (place / key / "model.json").write_text(json.dumps(told))
-        refused(capsys, place, ["sample", key], 1, key if hostile == 7 else repr(hostile) if key == "schedule" else str(hostile))
+        refused(capsys, place, ["sample", key], 1, key if hostile == 7 else repr(hostile) if key == "path" else str(hostile))
     assert not (place / "owned").exists()
 
 

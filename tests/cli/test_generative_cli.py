@@ -21,7 +21,7 @@ from rheos.cli.images import as_pixels, is_image, sheet
 from rheos.cli.rules import RULE_NAMES, rule_named
 from rheos.core import Draws, Trace
 from rheos.data import Dataset, load
-from rheos.metrics import digit_features, frechet, nearest
+from rheos.metrics import digit_features, frechet, nearest, sliced_w2
 from rheos.models import Standardise
 from rheos.paths import RHO
 from rheos.samplers import DDIM, DEIS, DPMSolverPP, Euler, RungeKutta
@@ -63,14 +63,16 @@ def weights(folder):
 
 
 def interrupt_at(step, monkeypatch):
-    """Ctrl-C while step `step` is looked at by a watcher."""
-    plain = Trace.__call__
+    """Ctrl-C while step `step` (None: none) is looked at by a watcher; gives the list of steps that will be seen."""
+    plain, seen = Trace.__call__, []
 
     def traced(self, number, state):
         plain(self, number, state)
+        seen.append(number)
         if number == step:
             os.kill(os.getpid(), signal.SIGINT)
     monkeypatch.setattr(Trace, "__call__", traced)
+    return seen
 
 
 # -- training ------------------------------------------------------------------------------------------------------------
@@ -124,7 +126,8 @@ def test_stopped_and_resumed_is_unbroken_to_the_bit(cli, finished, tmp_path, mon
     code, out, err = cli("sample", tmp_path / "run")
     assert code == 1 and "has not ended" in err and f"rheos train --resume {tmp_path / 'run'}" in err
     before = (tmp_path / "run" / "run.toml").read_bytes()
-    assert cli("train", "--resume", tmp_path / "run")[0] == 0
+    seen = interrupt_at(None, monkeypatch)
+    assert cli("train", "--resume", tmp_path / "run")[0] == 0 and seen == [4, 5, 6]
     assert (tmp_path / "run" / "run.toml").read_bytes() == before
     unbroken, resumed = weights(finished), weights(tmp_path / "run")
     assert unbroken.keys() == resumed.keys() and all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
@@ -252,9 +255,10 @@ def test_the_report_of_a_table_shows_its_columns(cli, table, few, tmp_path):
     x = model.sample(found["quality"]["rows"], seed=0)
     assert [column["std"] for column in columns] == pytest.approx(x.double().std(0, correction=0).tolist(), rel=1e-5)
     scaled = model.transform.forward
-    assert found["quality"]["distances"][0]["name"] == "Fréchet distance of rows"
-    in_deviations = float(frechet(scaled(x), scaled(data.held_out.x[:60])))
-    assert found["quality"]["by_calls"]["default"][-1]["distance"] < 100 * in_deviations        # units of deviations, not of the largest column
+    assert [distance["name"] for distance in found["quality"]["distances"]] == ["sliced W2 of rows", "raw Fréchet distance of rows"]
+    drawn, held_out = [model.sample(60, seed=i) for i in range(3)], data.held_out.x[:60]
+    for metric, distance in zip((sliced_w2, frechet), found["quality"]["distances"], strict=True):     # in standard deviations, columns alike
+        assert distance["model"]["mean"] == pytest.approx(sum(float(metric(scaled(x), scaled(held_out))) for x in drawn) / 3, rel=1e-5)
 
 
 class Memory:
@@ -276,7 +280,7 @@ def test_a_memory_is_called_one(finished, few):
     assert found.skipped == ["deis at 2 calls: a memory knows no DEIS", "deis at 4 calls: a memory knows no DEIS"] and found.chart["deis"] == []
     cost = {"parameters": 1, "training_cpu_seconds": None, "report_cpu_seconds": 1.0, "report_wall_seconds": 1.0, "samples_per_cpu_second": 1.0}
     page = pages.page(runs.Run.open(finished), data, found, None, [], cost, runs.versions())
-    assert "Samples sit close to training digits" in page and "no copies" not in page and "Left out: deis at 2 calls" in page
+    assert "Samples sit close to training digits" in page and "no sign of copying" not in page and "Left out: deis at 2 calls" in page
 
 
 def test_labels_follow_the_training_rows():

@@ -53,6 +53,14 @@ def test_every_argument_matters():
             assert float((one * other).mean().abs()) < 5 / math.sqrt(64) * 1.2 and not torch.equal(one, other)
 
 
+def test_both_ways_of_hashing_give_the_same_words():
+    """The CPU's and the other devices' finaliser, against SplitMix64's published outputs for the states 0 and 1234567."""
+    z = torch.randint(-(2**63), 2**63 - 1, (3, 5, 7), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(module._mix(z.clone()), module._mix_by_torch(z.clone()))
+    state = torch.tensor([module._signed(0 + module._GOLDEN), module._signed(1234567 + module._GOLDEN)])
+    assert module._mix(state.clone()).numpy().view(np.uint64).tolist() == [16294208416658607535, 6457827717110365317]
+
+
 # -- statistical battery: p-values of a sample of uniform words must be unremarkable ------------------------------------
 
 def battery(bits: np.ndarray) -> list[float]:

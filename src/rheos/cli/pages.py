@@ -84,7 +84,7 @@ def _memory_words(quality: Quality, what: str = "rows") -> str:
         return (f"<span class=warn>Samples sit close to training {what}: their nearest one is on average {ratio:.2f} times as far as that of held-out "
                 f"{what}, less than {LEAST_RATIO:g}. Part of what looks good may be memory.</span>")
     return (f"The nearest training {what[:-1]} is on average <b>{ratio:.2f}</b> times as far from a sample as from a held-out {what[:-1]}: "
-            f"at least {LEAST_RATIO:g}, so samples are not copies.")
+            f"at least {LEAST_RATIO:g}, no sign of copying.")
 
 
 def _tiles(quality: Quality, cost: dict[str, Any]) -> str:
@@ -93,10 +93,10 @@ def _tiles(quality: Quality, cost: dict[str, Any]) -> str:
         first = quality.distances[0]
         tiles.append((f"{first.model[0]:.3g}", f"{first.name}; floor {first.floor:.3g}", ""))
         if first.ratio is not None:
-            tiles.append((f"{first.ratio:.1f}×", "smaller than that of the better Gaussian fit", "" if first.ratio > 1 else "warn"))
+            tiles.append((f"{first.ratio:.1f}×", "as far as the model is the better Gaussian fit", "" if first.ratio > 1 else "warn"))
     if quality.memorisation is not None:
         close = quality.memorisation < LEAST_RATIO
-        said = f"below {LEAST_RATIO:g}: close to training rows" if close else f"at least {LEAST_RATIO:g}: no copies"
+        said = f"below {LEAST_RATIO:g}: close to training rows" if close else f"at least {LEAST_RATIO:g}: no sign of copying"
         tiles.append((f"{quality.memorisation:.2f}", f"distance to the nearest training row, over that of held-out rows; {said}", "warn" if close else ""))
     if cost["training_cpu_seconds"]:
         tiles.append((_seconds(cost["training_cpu_seconds"]), "of CPU time for the training", ""))
@@ -139,8 +139,8 @@ def _distances(data: Dataset, quality: Quality) -> str:
     if data.bounds is not None and quality.distances[0].gaussian is not None:
         fits = "; ".join(f"{escape(d.name)} " + ", ".join(f"{kind} {value[0]:.4g}" for kind, value in d.gaussian_fits.items()) for d in quality.distances)
         notes.append(f"The Gaussian is the better of two full-covariance fits to the training rows, clamped to the data's bounds or not: {fits}.")
-    if any(d.gaussian is not None for d in quality.distances if d.name in RAW):
-        notes.append("A Gaussian fit copies mean and covariance, which is all that a Fréchet distance of the raw values looks at: there it is hard to beat, "
+    if any(d.gaussian is not None for d in quality.distances if d.name.startswith(RAW)):
+        notes.append("A Gaussian fit copies mean and covariance, which is all that the raw Fréchet distance looks at: there it is hard to beat, "
                      "and being ahead of it says little.")
     if data.name == "digits":
         notes.append("Features are the last hidden layer, bounded by tanh, of a fixed classifier that was learned on the training half; "

@@ -25,7 +25,7 @@ CALLS = 20                                  # field calls a sample for all figur
 CHART_CALLS = (2, 3, 5, 8, 12, 20)
 CHART_RULES = ("default", "euler", "ddim", "dpm++2", "deis")
 MOST_ROWS, MOST_DIMS = 5000, 512            # rows on either side; dimensions up to which covariances are compared
-RAW = ("Fréchet distance of pixels", "Fréchet distance of rows")
+RAW = "raw Fréchet distance"
 LEAST_RATIO = 0.8                           # below, samples lie closer to the training rows than unseen data do
 
 
@@ -157,16 +157,20 @@ def measure(model: Model, data: Dataset, *, n: int | None = None, seed: int = 0,
 
 
 def _metrics(data: Dataset) -> dict[tuple[str, str], Callable[[Tensor, Tensor], Tensor]]:
-    """(name, unit) -> distance, the one that judges first."""
+    """(name, unit) -> distance; the first one judges.
+
+    That is the Fréchet distance only where there are features for it: on raw values it sees mean and covariance alone, so that any
+    Gaussian fit would look good.
+    """
     from rheos.metrics import digit_features, frechet, sliced_w2
 
     found: dict[tuple[str, str], Callable[[Tensor, Tensor], Tensor]] = {}
     if data.name == "digits":
         found["Fréchet distance of features", "squared feature units"] = partial(frechet, features=digit_features())
-    plain = "squared standard deviations" if len(data.event) == 1 else "squared pixel values"
+    of, unit = ("rows", "standard deviations") if len(data.event) == 1 else ("pixels", "pixel values")
+    found[f"sliced W2 of {of}", unit] = sliced_w2
     if data.x[0].numel() <= MOST_DIMS:
-        found[RAW[len(data.event) == 1], plain] = frechet
-    found["sliced W2 of rows" if len(data.event) == 1 else "sliced W2 of pixels", plain.removeprefix("squared ")] = sliced_w2
+        found[f"{RAW} of {of}", f"squared {unit}"] = frechet
     return found
 
 

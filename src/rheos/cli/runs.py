@@ -159,7 +159,8 @@ class Run:
             raise Failure(f"{place}: run folder of another version, its format is {form} and rheos {rheos.__version__} reads {FORMAT}")
         try:
             run = cls(folder, **found)
-            kinds = [(run.data["name"], str), (run.data["sha256"], str), (run.settings["path"], str), (run.settings["seed"], int), (run.steps, int)]
+            kinds = [(run.data["name"], str), (run.data["sha256"], str), (run.settings["path"], str), (run.settings["seed"], int),
+                     (run.settings["steps"], int), (run.settings["every"], int)]
         except (TypeError, KeyError) as error:
             raise Failure(f"{place} is damaged: {type(error).__name__} {error}") from None
         wrong = next((value for value, kind in kinds if not isinstance(value, kind)), None)
@@ -201,8 +202,10 @@ def learn(run: Run, prepared: Training, *, tensorboard: bool = False) -> Model:
     state = prepared.start
     found = latest_checkpoint(run.checkpoints)
     if found is not None:
-        with found_well():
+        try:
             state = load_state(found, state)
+        except ValueError as error:
+            raise Failure(f"{error}; without that file the run goes on from the checkpoint before it") from error
     for left in run.checkpoints.glob(".step-*"):                # what a killed run was just writing
         left.unlink(missing_ok=True)
     figures = {"loss": lambda state: state.loss, "norm": lambda state: state.norm}
@@ -271,10 +274,11 @@ def _load(name: str, held_out: float | None) -> Dataset:
 
 
 def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
+    from rheos.core import checks
     from rheos.models import Training
     from rheos.paths import Path as ProbabilityPath
 
-    made = {"linear": ProbabilityPath.linear, "vp": ProbabilityPath.vp}[settings["path"]]()
+    made = {"linear": ProbabilityPath.linear, "vp": ProbabilityPath.vp}[checks.one_of("path", settings["path"], PATHS)]()
     return Training.prepare(data, **{name: value for name, value in settings.items() if name not in ("path", "every")}, path=made)
 
 

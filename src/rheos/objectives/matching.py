@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from rheos.core import Draws, checks
@@ -18,11 +19,16 @@ __all__ = ["Loss", "Matching", "Objective"]
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """value () to be minimised; per_sample (batch,); terms by name, detached."""
+    """value () to be minimised; its terms by name, detached, if there are several. errors (batch, *event): what the value is the mean of."""
 
     value: Tensor
-    per_sample: Tensor
+    errors: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def per_sample(self) -> Tensor:
+        """(batch,): the loss of each sample."""
+        return self.errors.flatten(1).mean(1) if self.errors.ndim > 1 else self.errors
 
 
 @runtime_checkable
@@ -54,13 +60,13 @@ class Sum(_Adding):
 
     def __call__(self, net: Callable, pair: Pair, *, seed: int | Draws = 0, step: int = 0) -> Loss:
         value: Any = 0.0
-        per_sample: Any = 0.0
+        errors: Any = 0.0
         terms: dict[str, Tensor] = {}
         for i, (weight, part) in enumerate(self.parts):
             loss = part(net, pair, seed=Draws.of(seed).child(i) if i else seed, step=step)
-            value, per_sample = value + weight * loss.value, per_sample + weight * loss.per_sample
+            value, errors = value + weight * loss.value, errors + weight * loss.per_sample
             terms |= {f"{i}.{name}": term for name, term in loss.terms.items()}
-        return Loss(value, per_sample, terms)
+        return Loss(value, errors, terms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +74,7 @@ class Matching(_Adding):
     """mean over the event of (net(x_t, t, cond) - target)^2, weighted, averaged over the batch.
 
     path: makes x_t and the targets. predicts: the kind, or kinds, that the network returns. when: the law of t on the path's interval.
-    weight: a number or a function of t (batch,) float64 -> (batch,). drop_condition: the chance with which a row's condition is left out,
+    weight: a number or a function of t (batch,) -> (batch,). drop_condition: the chance with which a row's condition is left out,
     so that one network learns both fields for classifier-free guidance. antithetic: average the loss at +z and -z, which takes away the
     variance of c' z near the ends of two-sided paths (arXiv:2303.08797) at the cost of a second evaluation.
     """
@@ -92,32 +98,38 @@ class Matching(_Adding):
         """The loss of `net` on minibatch `pair`; times, noise and dropped conditions are functions of (seed, step)."""
         draws, x1, cond = Draws.of(seed), pair.x1, pair.cond
         n, low, high = len(x1), *self.path.interval
-        t = self.when.sample(n, seed=draws, step=step, device=x1.device)
+        # float32 is enough here: 1 - t is exact, so sigma loses nothing near the data.
+        t = self.when.sample(n, seed=draws, step=step, device=x1.device, dtype=torch.float64 if x1.dtype == torch.float64 else torch.float32)
         if (low, high) != (0.0, 1.0):
             t = low + (high - low) * t
         z = draws.rows("noise", step, x1.shape, device=x1.device, dtype=x1.dtype, ahead=True)
         if self.drop_condition and cond is not None:
             cond = keep_condition(cond, draws.uniform("kept condition", step, (n,), device=x1.device, ahead=True) >= self.drop_condition)
-        per_sample, terms = self._at(net, pair, t, z, cond)
+        errors, terms = self._at(net, pair, t, z, cond)
         if self.antithetic:
             mirrored, mirrored_terms = self._at(net, pair, t, -z, cond)
-            per_sample = 0.5 * (per_sample + mirrored)
+            errors = 0.5 * (errors + mirrored)
             terms = {kind: 0.5 * (value + mirrored_terms[kind]) for kind, value in terms.items()}
-        return Loss(per_sample.mean(), per_sample, terms)
+        return Loss(errors.mean(), errors, terms)
 
     def _at(self, net: Callable, pair: Pair, t: Tensor, z: Tensor, cond: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        point = self.path.sample(pair.x1, t, x0=pair.x0, z=z)
+        """Squared errors (batch, *event), weighted and summed over the kinds, and each kind's mean."""
+        point = self.path.sample(pair.x1, t, x0=pair.x0, z=z, at=self.path.schedule.coefficients(t))
         answer = net(point.x, t.to(point.x.dtype), cond)
         answers = (answer,) if isinstance(answer, Tensor) else tuple(answer)
         if len(answers) != len(self.predicts):
             raise ValueError(f"net must return {len(self.predicts)} tensors for predicts = {self.predicts}, got {len(answers)}")
-        weight = self.weight(t).to(point.x.dtype) if callable(self.weight) else self.weight
-        total: Any = 0.0
+        weight = self.weight
+        if callable(weight):
+            weight = weight(t).to(point.x.dtype).reshape(-1, *(1,) * (point.x.ndim - 1))
+        total: Any = None
         terms = {}
         for kind, value in zip(self.predicts, answers, strict=True):
             if value.shape != point.x.shape:
                 raise ValueError(f"net must return the shape of x, {tuple(point.x.shape)}, got {tuple(value.shape)}")
-            error = (value - point.target(kind)).square().flatten(1).mean(1)
-            terms[kind] = error.detach().mean()
-            total = total + (error if isinstance(weight, float) and weight == 1.0 else weight * error)
-        return total, terms if len(terms) > 1 else {}
+            error = (value - point.target(kind)).square()
+            if len(answers) > 1:
+                terms[kind] = error.detach().mean()
+            error = error if isinstance(weight, float) and weight == 1.0 else weight * error
+            total = error if total is None else total + error
+        return total, terms

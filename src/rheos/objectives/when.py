@@ -14,16 +14,17 @@ __all__ = ["LogitNormal", "TimeLaw", "Uniform"]
 
 @runtime_checkable
 class TimeLaw(Protocol):
-    def sample(self, n: int, *, seed: Draws, step: int, device: torch.device) -> Tensor: ...
+    def sample(self, n: int, *, seed: int | Draws, step: int, device: torch.device | str | None, dtype: torch.dtype) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Uniform:
     """Every time alike."""
 
-    def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None) -> Tensor:
-        """(n,) float64 in (0, 1)."""
-        return Draws.of(seed).uniform("time", step, (n,), device=device, dtype=torch.float64, ahead=True)
+    def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
+               dtype: torch.dtype = torch.float64) -> Tensor:
+        """(n,) numbers in (0, 1)."""
+        return Draws.of(seed).uniform("time", step, (n,), device=device, dtype=dtype, ahead=True)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class LogitNormal:
     def __post_init__(self):
         checks.positive("std", self.std)
 
-    def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None) -> Tensor:
-        """(n,) float64 in (0, 1)."""
-        normal = Draws.of(seed).rows("time", step, (n,), device=device, dtype=torch.float64, ahead=True)
+    def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
+               dtype: torch.dtype = torch.float64) -> Tensor:
+        """(n,) numbers in (0, 1)."""
+        normal = Draws.of(seed).rows("time", step, (n,), device=device, dtype=dtype, ahead=True)
         return torch.sigmoid(normal * self.std + self.mean)

@@ -39,8 +39,17 @@ class PathPoint:
         return self.z if kind == "noise" else -self.z / _shaped(self.at.c, self.x)
 
 
-def _shaped(value: Tensor, like: Tensor) -> Tensor:
-    return value.reshape(-1, *(1,) * (like.ndim - 1)).to(like)
+def _shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.reshape(-1, *(1,) * (like.ndim - 1))
+    return value if value.dtype == like.dtype else value.to(like.dtype)
+
+
+def _sum(u: Tensor | float, x: Tensor, v: Tensor | float, y: Tensor) -> Tensor:
+    """u x + v y in as few operations as the kinds of the coefficients allow: this runs once a training step."""
+    first = x if isinstance(u, float) and u == 1.0 else u * x
+    return torch.add(first, y, alpha=v) if isinstance(v, float) else torch.addcmul(first, v, y)
 
 
 @dataclass(frozen=True)
@@ -82,8 +91,10 @@ class Path:
     def coefficients(self, t: Tensor | float) -> Coefficients:
         """a, b, c and derivatives, float64, of the shape of t. ValueError if a time lies outside [0, 1]."""
         t = torch.as_tensor(t, dtype=torch.float64)       # a Python float must not pass through float32
-        if t.device.type == "cpu" and t.numel() and not bool(((t >= 0) & (t <= 1)).all()):
-            raise ValueError(f"t must lie in [0, 1], got values from {float(t.min()):g} to {float(t.max()):g}")
+        if t.device.type == "cpu" and t.numel():
+            low, high = (v.item() for v in t.aminmax())
+            if not (low >= 0 and high <= 1):        # not-a-number is neither
+                raise ValueError(f"t must lie in [0, 1], got values from {low:g} to {high:g}")
         return self.schedule.coefficients(t)
 
     def lam(self, t: Tensor | float) -> Tensor:
@@ -97,30 +108,34 @@ class Path:
         self._one_sided("time_at")
         return self.schedule.time_at(torch.as_tensor(lam, dtype=torch.float64))
 
-    def sample(self, x1: Tensor, t: Tensor, *, x0: Tensor | None = None, z: Tensor | None = None, seed: int | Draws = 0, step: int = 0) -> PathPoint:
+    def sample(self, x1: Tensor, t: Tensor, *, x0: Tensor | None = None, z: Tensor | None = None, seed: int | Draws = 0, step: int = 0,
+               at: Coefficients | None = None) -> PathPoint:
         """Points at times t (batch,) on the path to x1 (batch, *event). z is drawn if not given; x0 is needed by two-sided paths only.
+
+        at: the coefficients at t, if known already.
 
         ValueError for a missing or superfluous x0 and for shapes that do not fit.
         """
         if t.shape != x1.shape[:1]:
             raise ValueError(f"t must have shape ({len(x1)},), one time a row of x1, got {tuple(t.shape)}")
-        at = self.coefficients(t)
+        at = self.coefficients(t) if at is None else at
         a, b, c, da, db, dc, _ = (_shaped(v, x1) for v in at)
         if self.two_sided:
             if x0 is None:
                 raise ValueError("x0 is missing: a two-sided path runs from x0 to x1")
             checks.shape_of("x0", x0, x1.shape)
-            x, velocity = a * x0 + b * x1, da * x0 + db * x1
-            if self.schedule == Interpolant("none", getattr(self.schedule, "mixing", "linear")):
+            x, velocity = _sum(a, x0, b, x1), _sum(da, x0, db, x1)
+            if self.schedule.gamma == "none":
                 return PathPoint(x, t, x1, x0, None, velocity, at)
         elif x0 is not None:
             raise ValueError("x0 was given, but on a one-sided path the base is the noise: pass it as z")
-        else:
-            x, velocity = b * x1, db * x1
         if z is None:
             z = Draws.of(seed).rows("path noise", step, x1.shape, device=x1.device, dtype=x1.dtype)
-        checks.shape_of("z", z, x1.shape)
-        return PathPoint(x + c * z, t, x1, x0, z, velocity + dc * z, at)
+        if z.shape != x1.shape:
+            checks.shape_of("z", z, x1.shape)
+        if self.two_sided:
+            return PathPoint(_sum(1.0, x, c, z), t, x1, x0, z, _sum(1.0, velocity, dc, z), at)
+        return PathPoint(_sum(b, x1, c, z), t, x1, None, z, _sum(db, x1, dc, z), at)
 
     def prior(self, shape: Sequence[int], *, seed: int | Draws = 0, first: int = 0, start: float | None = None, **kinds: Any) -> Tensor:
         """Draws (rows, *event) from the law at the start of a one-sided path, c(start) z. ValueError for a two-sided path."""

@@ -38,7 +38,7 @@ class Prediction:
         if self._shaped is None:
             if isinstance(self._at.b, Tensor) and self._at.b.ndim:
                 ones = (1,) * (self.x.ndim - 1)
-                self._shaped = Coefficients(*(v.reshape(-1, *ones).to(self.x) for v in self._at))
+                self._shaped = Coefficients(*(v.reshape(-1, *ones).to(self.x) if isinstance(v, Tensor) else v for v in self._at))
             else:
                 self._shaped = self._at
         return self._shaped

@@ -19,7 +19,7 @@ __all__ = ["VP", "Coefficients", "Interpolant", "Linear", "Schedule"]
 
 
 class Coefficients(NamedTuple):
-    """a, b, c and their time derivatives at one time (floats) or at a batch of times (tensors (batch,), float64).
+    """a, b, c and their time derivatives at one time (floats) or at a batch of times (tensors (batch,), float64; floats where they are constant).
 
     cdc is c(t) c'(t), which stays finite at ends where c is 0 and c' is not.
     """
@@ -31,10 +31,6 @@ class Coefficients(NamedTuple):
     db: Any
     dc: Any
     cdc: Any
-
-    def floats(self) -> Coefficients:
-        """The same numbers as Python floats; for coefficients at one time."""
-        return Coefficients(*(float(v) for v in self))
 
 
 @runtime_checkable
@@ -55,8 +51,8 @@ class Linear:
     interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        zero, one = torch.zeros_like(t), torch.ones_like(t)
-        return Coefficients(zero, t, 1 - t, zero, one, -one, t - 1)
+        sigma = 1 - t
+        return Coefficients(0.0, t, sigma, 0.0, 1.0, -1.0, -sigma)
 
     def time_at(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(lam)
@@ -86,8 +82,7 @@ class VP:
         alpha, sigma = log_alpha.exp(), torch.sqrt(-torch.expm1(2 * log_alpha))
         d_alpha = 0.5 * alpha * (self.beta_min + spread * s)
         cdc = -alpha * d_alpha                                # from alpha^2 + sigma^2 = 1
-        zero = torch.zeros_like(t)
-        return Coefficients(zero, alpha, sigma, zero, d_alpha, cdc / sigma, cdc)
+        return Coefficients(0.0, alpha, sigma, 0.0, d_alpha, cdc / sigma, cdc)
 
     def time_at(self, lam: Tensor) -> Tensor:
         spread = self.beta_max - self.beta_min
@@ -149,8 +144,7 @@ class Interpolant:
         else:
             c, dc, cdc = GAMMAS[self.gamma](t)
         if self.mixing == "linear":
-            one = torch.ones_like(t)
-            return Coefficients(1 - t, t, c, -one, one, dc, cdc)
+            return Coefficients(1 - t, t, c, -1.0, 1.0, dc, cdc)
         half = 0.5 * math.pi
         a, b = torch.cos(half * t), torch.sin(half * t)
         return Coefficients(a, b, c, -half * b, half * a, dc, cdc)

@@ -64,7 +64,7 @@ class Times:
         self.t = torch.as_tensor(t, dtype=torch.float64).detach().cpu().clone()
         if not _repeats:        # the evaluation points of a planned table may stand still or turn (Runge-Kutta stages)
             checks.monotone("times", self.t)
-        self.coefficients = path.coefficients(self.t)
+        self.coefficients = Coefficients(*(torch.as_tensor(v, dtype=torch.float64).expand(len(self.t)) for v in path.coefficients(self.t)))
 
     @classmethod
     def uniform(cls, path: Path, steps: int, clock: Clock = T, *, start: float | None = None, end: float | None = None) -> Times:

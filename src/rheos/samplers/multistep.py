@@ -47,7 +47,7 @@ class Multistep:
     def __post_init__(self):
         if self.finite_every is not None:
             checks.integer("finite_every", self.finite_every, least=1)
-        Draws.of(self.seed)
+        object.__setattr__(self, "_draws", Draws.of(self.seed))
 
     def init(self, x: Tensor) -> MultistepState:
         """The state at the table's first time, from x (batch, *event)."""
@@ -70,7 +70,7 @@ class Multistep:
         row = table.predict[i]
         x = _combine(row, points, predictions)
         if row.s:
-            noise = Draws.of(self.seed).rows("sampling noise", i, x.shape, first=self.first, device=x.device, dtype=x.dtype)
+            noise = self._draws.rows("sampling noise", i, x.shape, first=self.first, device=x.device, dtype=x.dtype)
             x = x.add_(noise, alpha=row.s)
         last = i + 1 == table.nfe
         if last or (self.finite_every is not None and (i + 1) % self.finite_every == 0):

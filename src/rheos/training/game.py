@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from rheos.training.averaging import Average
 
 __all__ = ["Game", "GameState", "Hook", "Player"]
 
+_NOTHING = contextlib.nullcontext()
 DEVICE_FINITE_EVERY = 50     # away from the CPU, reading a figure stalls the device: look this often
 
 
@@ -93,7 +95,8 @@ class Game:
             raise ValueError("a game needs at least one player")
         if self.finite_every is not None:
             checks.integer("finite_every", self.finite_every, least=1)
-        Draws.of(self.seed)
+        object.__setattr__(self, "_draws", Draws.of(self.seed))      # kept, for what it has drawn ahead
+        object.__setattr__(self, "_buffered", WeakKeyDictionary())
 
     def init(self, nets: Mapping[str, nn.Module]) -> GameState:
         """The state at step 0. ValueError if the names differ from the players', or a network has nothing to learn."""
@@ -124,8 +127,7 @@ class Game:
         return DEVICE_FINITE_EVERY if fused and device.type != "cpu" else 1
 
     def step(self, state: GameState) -> GameState:
-        k = state.step
-        draws = Draws.of(self.seed)
+        k, draws = state.step, self._draws
         moving = [(name, player) for name, player in self.players.items() if k % player.every == 0]
         # With one player nothing is changed before its figures are known to be finite, but for its buffers.
         before = _Snapshot(state, [name for name, _ in moving]) if len(moving) > 1 else None
@@ -147,24 +149,27 @@ class Game:
         k, net, optimizer = state.step, state.nets[name], state.optimizers[name]
         parameters = optimizer.param_groups[0]["params"] if len(optimizer.param_groups) == 1 else [p for g in optimizer.param_groups for p in g["params"]]
         device = parameters[0].device
-        net.train()
-        buffers = [(b, b.clone()) for b in net.buffers()]
-        optimizer.zero_grad(set_to_none=True)
+        if not net.training:
+            net.train()
+        buffers = [(b, b.clone()) for b in net.buffers()] if self._has_buffers(net) else []
+        for p in parameters:
+            p.grad = None
         value: Any = 0.0
-        with _frozen(state.nets, name), (draws.child(name) if len(self.players) > 1 else draws).scope(k, device):
+        alone = len(self.players) == 1
+        with _NOTHING if alone else _frozen(state.nets, name), (draws if alone else draws.child(name)).scope(k, device):
             for part in range(player.accumulate):
                 sub = k * player.accumulate + part
-                with torch.autocast(device.type, player.autocast) if player.autocast is not None else contextlib.nullcontext():
+                with torch.autocast(device.type, player.autocast) if player.autocast is not None else _NOTHING:
                     loss = player.loss(state.nets, self.batch(seed=draws, step=sub), seed=draws, step=sub)
                 loss = getattr(loss, "value", loss)
                 share = loss if player.accumulate == 1 else loss / player.accumulate
                 share.backward()
-                value = value + share.detach()
+                value = value + share.detach() if part else share.detach()
         for hook in player.hooks:
             if hasattr(hook, "gradients"):
                 hook.gradients(net, k)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=device)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) if gradients else torch.zeros((), device=device)
         if player.clip is not None and gradients:
             torch.nn.utils.clip_grads_with_norm_(parameters, player.clip, norm)
         hold = None
@@ -172,7 +177,6 @@ class Game:
             for figure, number in (("loss", value), ("gradient norm", norm)):
                 if not math.isfinite(number):
                     _restore(buffers)
-                    optimizer.zero_grad(set_to_none=True)
                     raise NonFinite(k, figure if len(self.players) == 1 else f"{figure} of {name}", float(number))
         else:
             bad = ~torch.isfinite(value + norm)
@@ -194,6 +198,12 @@ class Game:
         if player.average is not None:
             player.average.update(state.averages[name], net, k, hold=hold)
         state.losses[name], state.norms[name] = value, norm
+
+    def _has_buffers(self, net: nn.Module) -> bool:
+        """Whether anything but parameters can change; asked of each network once, as the walk over its modules is slow."""
+        if net not in self._buffered:
+            self._buffered[net] = next(net.buffers(), None) is not None
+        return self._buffered[net]
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -227,9 +237,6 @@ def _restore(saved: list[tuple[Tensor, Tensor]]) -> None:
 @contextlib.contextmanager
 def _frozen(nets: Mapping[str, nn.Module], mover: str) -> Iterator[None]:
     """No other player's parameter takes a gradient, or a generator's loss would silently fill the critic's."""
-    if len(nets) == 1:
-        yield
-        return
     frozen = [p for name, net in nets.items() if name != mover for p in net.parameters() if p.requires_grad]
     for p in frozen:
         p.requires_grad_(False)

@@ -1,0 +1,4 @@
+"""`python -m rheos.cli` is `rheos`."""
+from rheos.cli import main
+
+main()

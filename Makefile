@@ -13,7 +13,7 @@ demo: $(VENV)/.core
 test: lint unit
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools conftest.py
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev

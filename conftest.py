@@ -39,3 +39,16 @@ def pytest_runtest_call(item):
     if spent > allowed:
         pytest.fail(f"took {spent:.1f} s of CPU time, more than {allowed:g}: shrink the problem, or mark it slow and say why", pytrace=False)
     return result
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name == "README.md":
+            item.add_marker(pytest.mark.slow(seconds=60))      # it trains a network
+
+
+@pytest.fixture(autouse=True)
+def _documentation_runs_elsewhere(request):
+    """Examples in documentation may write files: they run in a folder of their own."""
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))

@@ -44,13 +44,13 @@ def loop() -> tuple[str, str, str, str, str]:
 def draws() -> list[tuple[str, str, str, str, str]]:
     family, philox, k = Draws(0), np.random.Generator(np.random.Philox(0)), iter(range(10**9))
     rows = []
-    for shape in ((256, 784), (256, 2)):
-        for name, ahead in (("", False), (", drawn ahead", True)) if shape[1] == 2 else (("", False),):
-            for peer_name, peer in (("torch.randn", lambda s=shape: torch.randn(s)), ("NumPy Philox", lambda s=shape: philox.standard_normal(s, dtype=np.float32))):
-                repeat = 20 if shape[1] > 2 else 1280
-                ours, theirs, ratio = interleaved(lambda s=shape, a=ahead, n=repeat: [family.rows("x", next(k), s, ahead=a) for _ in range(n)],
-                                                  lambda p=peer, n=repeat: [p() for _ in range(n)], 11)
-                rows.append((f"normal draws {shape}{name}, against {peer_name}", f"{ours / repeat * 1e6:.0f} us", f"{theirs / repeat * 1e6:.0f} us", f"{ratio:.2f}x", ""))
+    for shape, ahead, repeat in (((256, 784), False, 20), ((256, 2), False, 1280), ((256, 2), True, 1280)):
+        peers = {"torch.randn": lambda s=shape: torch.randn(s), "NumPy Philox": lambda s=shape: philox.standard_normal(s, dtype=np.float32)}
+        for name, peer in peers.items():
+            mine = lambda s=shape, a=ahead, n=repeat: [family.rows("x", next(k), s, ahead=a) for _ in range(n)]
+            ours, theirs, ratio = interleaved(mine, lambda p=peer, n=repeat: [p() for _ in range(n)], 11)
+            rows.append((f"normal draws {shape}{', drawn ahead' if ahead else ''}, against {name}", f"{ours / repeat * 1e6:.0f} us",
+                         f"{theirs / repeat * 1e6:.0f} us", f"{ratio:.2f}x", ""))
     return rows
 
 

@@ -33,6 +33,8 @@ class Loss:
 
 @runtime_checkable
 class Objective(Protocol):
+    """A loss of a network on a minibatch, whose random numbers are functions of (seed, step)."""
+
     def __call__(self, net: Callable, pair: Pair, *, seed: int | Draws = 0, step: int = 0) -> Loss: ...
 
 

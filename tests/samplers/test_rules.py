@@ -327,7 +327,7 @@ def test_a_networks_own_mode_comes_back():
 
 # -- tables ----------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("rule", public_rules(), ids=str)
+@pytest.mark.parametrize("rule", public_rules(), ids=lambda r: type(r).__name__ + str(r.order))
 def test_tables_survive_json_to_the_bit(rule):
     times = rule.times(Path.vp(), 9)
     plan = rule.plan(times)

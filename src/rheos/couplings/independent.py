@@ -72,7 +72,7 @@ class Independent:
     def _take(name: str, value: Any, n: int, draws: Draws, step: int) -> tuple[Tensor, Tensor | None]:
         if isinstance(value, Tensor):
             rows = draws.batch(f"rows of {name}", step, len(value), n, device=value.device)
-            return value[rows], rows
+            return value.index_select(0, rows), rows
         return value.sample(n, seed=draws.child(f"{name} {step}")), None
 
     def cost(self, p: float = 2.0, *, n: int = 10_000, seed: int | Draws = 0) -> float:

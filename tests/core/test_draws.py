@@ -158,6 +158,15 @@ def test_an_epoch_visits_everyone_once(population, size):
     assert seen[:population].tolist() != seen[population : 2 * population].tolist()
 
 
+def test_orders_sort_the_words_and_are_even(seed):
+    words = module._words(seed, [0], 0, 1000, 1, torch.device("cpu"))[0, :, 0]
+    low = words & ((1 << 48) - 1)
+    assert torch.equal(module._order(words), low.argsort(stable=True)) and bool((low[module._order(words)].diff() >= 0).all())
+    # where the first of five ends up, over many epochs
+    first = torch.stack([Draws(seed).permutation("p", k, 5) for k in range(4000)])[:, 0]
+    assert stats.chisquare(torch.bincount(first, minlength=5).numpy()).pvalue > 1e-7
+
+
 def test_scope_fixes_and_restores_the_global_stream():
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -25,6 +25,7 @@ from rheos.samplers import (
     Row,
     RungeKutta,
     Table,
+    default_rule,
     public_rules,
     sample,
 )
@@ -323,6 +324,37 @@ def test_a_networks_own_mode_comes_back():
     net[1].eval()
     sample(field, start=torch.ones(3, 2), steps=2, rule=Euler())
     assert seen == [False, False] and field.net.training and net[0].training and not net[1].training
+
+
+def test_the_default_suits_what_the_network_tells():
+    of = lambda path, *kinds: default_rule(Field(lambda x, t, c: x, path, kinds))
+    best = Exponential(2, "data", U, corrector=2)
+    assert of(Path.linear(), "velocity") == of(Path.vp(), "data") == of(Path.vp(), "noise", "data") == default_rule(FIELD) == best
+    steady = AdamsBashforth(2, spacing=QUADRATIC)
+    assert of(Path.vp(), "noise") == of(Path.vp(), "velocity") == of(Path.linear(), "noise") == of(Path.vp(), "score") == steady
+    assert of(Path.interpolant(), "velocity", "noise") == RungeKutta(2)
+
+
+@pytest.mark.parametrize("predicts", ["noise", "velocity"])
+def test_an_imperfect_networks_default_is_the_better_one(predicts):
+    """A network is off by a little everywhere; judged against its own flow, solved finely, the default beats the data rule it replaces."""
+    exact = ExactField(Path.vp(), skewed())
+    field = Field(lambda x, t, c: exact(x, t).of(predicts) + 0.03 * torch.sin(2 * x + 1), Path.vp(), predicts)
+    start = Draws(0).rows("x", 0, (200, 2), dtype=F64)
+    truth = sample(field, start=start, rule=RungeKutta(4), steps=300)
+    error = lambda rule: float((sample(field, start=start, rule=rule, steps=10) - truth).square().mean(1).sqrt().median())
+    assert error(None) < 0.5 * error(Exponential(2, "data", U, corrector=2))
+
+
+@pytest.mark.parametrize("predicts", ["noise", "score", "data", "velocity"])
+@pytest.mark.parametrize("path", [Path.linear(), Path.vp()], ids=["linear", "vp"])
+def test_every_kind_of_network_is_sampled_on_every_path(path, predicts):
+    """A noise network on the linear path says nothing of the data at t = 0: its times begin a little later."""
+    exact = ExactField(path, GAUSSIAN)
+    field = Field(lambda x, t, c: exact(x, t.double()).of(predicts), path, predicts)
+    for rule in (None, Euler(), DDIM(), DEIS(2), RungeKutta(2)):
+        x = sample(field, 2000, shape=(2,), rule=rule, steps=40, seed=1)
+        assert float((x.mean(0) - MEAN[0]).abs().max()) < 0.2 and float((x.var(0) / SPREAD[0] - 1).abs().max()) < 0.25, rule
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ from rheos.paths.schedules import VP, Coefficients, Interpolant, Linear, Schedul
 __all__ = ["Path", "PathPoint"]
 
 
-@dataclass(frozen=True, eq=False)
-class PathPoint:
+class PathPoint(NamedTuple):
     """Points on a path with what made them. Tensors (batch, *event), t (batch,); x0 is None for one-sided paths, z where c = 0 throughout."""
 
     x: Tensor
@@ -119,8 +118,9 @@ class Path:
         if t.shape != x1.shape[:1]:
             raise ValueError(f"t must have shape ({len(x1)},), one time a row of x1, got {tuple(t.shape)}")
         at = self.coefficients(t) if at is None else at
-        a, b, c, da, db, dc, _ = (_shaped(v, x1) for v in at)
+        b, c, db, dc = _shaped(at.b, x1), _shaped(at.c, x1), _shaped(at.db, x1), _shaped(at.dc, x1)
         if self.two_sided:
+            a, da = _shaped(at.a, x1), _shaped(at.da, x1)
             if x0 is None:
                 raise ValueError("x0 is missing: a two-sided path runs from x0 to x1")
             checks.shape_of("x0", x0, x1.shape)

@@ -6,6 +6,7 @@ finite member is returned if there is one and ValueError says what is missing if
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,8 +95,9 @@ class Prediction:
         ratio = at.db / self._need("b", "velocity", given)
         if given == "score":
             return ratio * x - (at.cdc - at.c * at.c * ratio) * known["score"]
-        c = self._need("c", "velocity", "noise")
-        return ratio * x + (at.cdc / c - c * ratio) * known["noise"]
+        if not _finite(self._at.dc):
+            self._need("c", "velocity", "noise")
+        return ratio * x + (at.dc - at.c * ratio) * known["noise"]
 
     def _wronskian(self) -> Any:
         """c (b c' - c b'), never 0 inside the interval of a path whose signal-to-noise ratio rises."""
@@ -137,6 +139,10 @@ class Prediction:
             return x + at.c * at.c * score, known["velocity"] + at.cdc * score
         silent = self._at.c == 0 if not isinstance(self._at.c, Tensor) else bool((self._at.c == 0).all())
         return (x, known["velocity"]) if silent and _all_zero(self._at.cdc) else None
+
+
+def _finite(value: Any) -> bool:
+    return bool(value.isfinite().all()) if isinstance(value, Tensor) else math.isfinite(value)
 
 
 def _all_zero(value: Any) -> bool:

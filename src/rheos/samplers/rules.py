@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from rheos.core import checks
-from rheos.paths import LAM, RHO, SQRT_U, Clock, Path, T, Times, U
+from rheos.paths import LAM, QUADRATIC, RHO, SQRT_U, Clock, Field, Path, T, Times, U
 from rheos.samplers.tables import LARGEST_RATIO, Row, Table
 
 __all__ = ["DDIM", "DEIS", "AdamsBashforth", "DPMSolverPP", "Euler", "EulerMaruyama", "Exponential", "RungeKutta", "default_rule"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 _FAR = 40.0     # e^-40 is below rounding: a longer interval is cut there
+LARGEST_AMPLIFICATION = 2.0
 _INSIDE = 1e-3  # where rules that divide by alpha or by sigma begin if the path's own start is singular
 
 
@@ -214,9 +215,13 @@ class DPMSolverPP(Exponential):
 
 @dataclass(frozen=True)
 class AdamsBashforth:
-    """x' = v(x, t) by variable-step Adams-Bashforth: the velocity is extrapolated by a polynomial in t through the newest `order` ones."""
+    """x' = v(x, t) by variable-step Adams-Bashforth: the velocity is extrapolated by a polynomial in t through the newest `order` ones.
+
+    spacing: the clock in which the default times are evenly spaced.
+    """
 
     order: int = 2
+    spacing: Clock = T
     calls_per_step: ClassVar[int] = 1
 
     def __post_init__(self):
@@ -227,7 +232,7 @@ class AdamsBashforth:
         return [cls(2), cls(3)]
 
     def times(self, path: Path, steps: int) -> Times:
-        return Times.uniform(path, steps, T)
+        return Times.uniform(path, steps, self.spacing)
 
     def plan(self, times: Times) -> Table:
         t = times.t.numpy()
@@ -271,6 +276,7 @@ class RungeKutta:
 
     order: int = 2
     kind: str = "velocity"
+    asks_at_end: ClassVar[bool] = True      # the last stage of some lies at the end of the step
 
     def __post_init__(self):
         checks.one_of("order", self.order, _BUTCHER)
@@ -347,6 +353,23 @@ class EulerMaruyama:
         return Table(times, "drift", tuple(rows), epsilon=tuple(levels), origin={"rule": type(self).__name__})
 
 
-def default_rule(path: Path) -> Exponential | RungeKutta:
-    """What samples best without tuning: data prediction, order 2 with corrector, polynomials in u; Heun's rule for two-sided paths."""
-    return RungeKutta(2) if path.two_sided else Exponential(2, "data", U, corrector=2)
+def default_rule(field: Field) -> Exponential | AdamsBashforth | RungeKutta:
+    """What samples best without tuning.
+
+    Where the network tells the data well at the start of its path: data prediction, exponential rule of order 2 with corrector 2, polynomials
+    in u, equal steps in sqrt(u). A network that predicts noise, or velocity on a variance-preserving path, does not: there the data
+    prediction divides the network's error by alpha, which is almost 0, and the long first step would carry that on. It gets Adams-Bashforth of
+    order 2 on its velocity, equal steps in sqrt(1 - t). Two-sided paths get Heun's rule.
+    """
+    if field.path.two_sided:
+        return RungeKutta(2)
+    if _error_of_data(field) > LARGEST_AMPLIFICATION:
+        return AdamsBashforth(2, spacing=QUADRATIC)
+    return Exponential(2, "data", U, corrector=2)
+
+
+def _error_of_data(field: Field) -> float:
+    """How much an error of the network's answer grows when it is read as data at the start of the path: |d data / d answer|."""
+    b, c, db, cdc = (float(v) for v in (lambda at: (at.b, at.c, at.db, at.cdc))(field.path.coefficients(field.path.interval[0])))
+    grown = {"data": lambda: 1.0, "velocity": lambda: abs(c * c / (b * cdc - c * c * db)), "noise": lambda: c / b, "score": lambda: c * c / b}
+    return min(grown[kind]() if kind in ("data", "velocity") or b > 0 else math.inf for kind in field.predicts)

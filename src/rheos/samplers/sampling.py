@@ -17,6 +17,8 @@ from rheos.samplers.tables import Rule, Table, planned
 
 __all__ = ["sample"]
 
+_INSIDE = 1e-3
+
 
 def sample(
     field: Field,
@@ -94,16 +96,29 @@ def sample(
 def _planned(field: Field, rule: Rule | Table | None, steps: int, times: Times | None) -> Table:
     if isinstance(rule, Table):
         return rule
-    rule = default_rule(field.path) if rule is None else rule
+    rule = default_rule(field) if rule is None else rule
     if not callable(getattr(rule, "plan", None)):
         raise TypeError(f"rule must be a rule such as DPMSolverPP(order=3), or a Table, got {rule!r}")
     if times is None:
-        return planned(rule, rule.times(field.path, checks.integer("steps", steps, least=1)))
+        return planned(rule, _askable(field, rule, rule.times(field.path, checks.integer("steps", steps, least=1))))
     if not isinstance(times, Times):
         raise TypeError(f"times must be a Times, got {type(times).__name__}; build one with Times.uniform(path, steps) or Times(path, t)")
     if times.path != field.path:
         raise ValueError(f"times were made for {times.path.schedule}, but the field lives on {field.path.schedule}")
     return planned(rule, times)
+
+
+def _askable(field: Field, rule: Rule, times: Times) -> Times:
+    """`times`, moved a little inside the path where the network could not answer: a network that tells only noise at alpha = 0, where x is
+    all noise, and one that tells only data at sigma = 0, where x is the data, if the rule asks there."""
+    if field.path.two_sided:
+        return times
+    t, kinds = times.t.tolist(), set(field.predicts)
+    if not {"velocity", "data"} & kinds and float(times.alpha[0]) == 0:
+        t[0] = min(_INSIDE, 0.5 * t[1])
+    if kinds == {"data"} and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
+        t[-1] = max(1 - _INSIDE, 0.5 * (t[-2] + 1))
+    return Times(field.path, t)
 
 
 def _missing(name: str, why: str) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from rheos import core
 from rheos.cli import build
 from rheos.cli.errors import run as run_app
 
@@ -56,7 +58,8 @@ def refused(capsys, folder, argv, code, said):
     ("train nowhere.npy --out new", 2, "nowhere.npy: there is no such file"),
     ("train digits --out new --steps 0", 2, "steps must be at least 1, got 0"), ("train digits --out new --steps many", 2, "'--steps'"),
     ("train digits --out new --path lineer", 2, "path must be one of linear, vp, got 'lineer' (did you mean linear?)"),
-    ("train digits --out new --predicts velocty", 2, "did you mean velocity?"), ("train digits --out new --batch 0", 2, "batch must be at least 1"),
+    ("train digits --out new --predicts velocty", 2, "did you mean velocity?"),
+    ("train digits --out new --predicts score", 2, "predicts must be one of velocity, noise, data, got 'score'"), ("train digits --out new --batch 0", 2, "batch must be at least 1"),
     ("train digits --out new --rate -1", 2, "rate must lie in (0, inf), got -1"), ("train digits --out new --rate nan", 2, "rate must lie in"),
     ("train digits --out new --dropout 1", 2, "dropout must lie in [0, 1), got 1"), ("train digits --out new --width 0", 2, "width must be at least 1"),
     ("train digits --out new --drop-condition 2", 2, "drop_condition must lie in [0, 1], got 2"),
@@ -74,6 +77,8 @@ def refused(capsys, folder, argv, code, said):
     ("sample run --cond 12", 2, "cond must be a class from 0 to 9"), ("sample table --cond 0", 2, "trained without classes"),
     ("sample run --guidance 2", 2, "--guidance needs a class"), ("sample run --cond 1 --guidance -1", 2, "guidance must lie in [0, inf), got -1"),
     ("sample table --cond 0 --guidance 2", 2, "trained without classes"),
+    ("sample run --n 100000000000", 2, "--n 100000000000: 100000000000 samples take 25,600.0 GB"),
+    ("report table --n 100000000000", 2, "--n 300000000000: 300000000000 samples take 3,600.0 GB"),
     ("sample run --n 0", 2, "n must be at least 1, got 0"), ("sample run --steps 0", 2, "steps must be at least 1, got 0"),
     ("sample run --out x.jpg", 2, "--out must end in .npy or .png, got x.jpg"), ("sample table --out x.png", 2, "are not images with known bounds"),
     ("sample run --out file/x.npy", 1, "file is not a folder"), ("sample run --device cuda:97", 2, "device 'cuda:97' cannot be used here"),
@@ -85,6 +90,15 @@ def test_wrong_words(capsys, place, argv, code, said):
     (place / "file").write_text("in the way")
     np.save(place / "table.npy", np.arange(12.0).reshape(4, 3))
     refused(capsys, place, argv.split(), code, said)
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["train", "digits", "--out", ""], "'--out': it is empty"), (["train", "--resume", ""], "'--resume': it is empty"),
+    (["sample", ""], "'RUN': it is empty"), (["sample", "run", "--out", ""], "'--out': it is empty"), (["report", ""], "'RUN': it is empty"),
+    (["report", "run", "--out", ""], "'--out': it is empty"), (["demo", "--out", ""], "'--out': it is empty"), (["check", "deis", "--out", ""], "'--out': it is empty"),
+])
+def test_an_empty_path_is_not_the_current_folder(capsys, place, argv, said):
+    refused(capsys, place, argv, 2, said)
 
 
 # -- what is in the data -------------------------------------------------------------------------------------------------
@@ -146,10 +160,22 @@ def change(file, old, new):
     ("format = 1", "format = 7", "run folder of another version, its format is 7 and rheos"),
     ("format = 1\n", "", "run folder of another version, its format is None"),
     ("[settings]", "[settings", "run.toml is damaged: not TOML"), ("steps = 4", "stepz = 4", "run.toml is damaged"),
-    ("steps = 4", 'steps = "four"', "run.toml is damaged: 'four' stands in a wrong place"), ("steps = 4", "steps = -4", "steps must be at least 1, got -4"),
+    ("steps = 4", 'steps = "four"', "run.toml is damaged: settings.steps must be a whole number, got 'four'"),
+    ("steps = 4", "steps = -4", "run.toml is damaged: settings.steps must be at least 1, got -4"),
+    ("every = 2", "every = 0", "run.toml is damaged: settings.every must be at least 1, got 0"), ("every = 2\n", "", "run.toml is damaged: settings lacks every"),
+    ("threads = 1", 'threads = "x"', "run.toml is damaged: machine.threads must be a whole number, got 'x'"),
+    ("threads = 1", "threads = -1", "machine.threads must be at least 1 and at most 4096, got -1"),
+    ("threads = 1", "threads = 1000000", "machine.threads must be at least 1 and at most 4096, got 1000000"),
+    ("[machine]", "[versions.machine]", "run.toml is damaged: versions.machine must be a text"),
+    ("compile = false", "compile = 0", "settings.compile must be true or false, got 0"), ("dropout = 0.1", "dropout = true", "settings.dropout must be a number, got True"),
+    ("dropout = 0.1", "dropout = 1.5", "run.toml: dropout must lie in [0, 1), got 1.5"),
+    ('predicts = "velocity"', 'predicts = "score"', "run.toml: predicts must be one of velocity, noise, data, got 'score'"),
+    ("steps = 4", "steps = 2", "was saved by another run: steps was 4, is 2; put run/run.toml back as it was"),
+    ("steps = 4", "steps = 8", "was saved by another run: steps was 4, is 8"), ("seed = 0", "seed = 1", "was saved by another run: seed was 0, is 1"),
+    ("rate = 0.002", "rate = 1.0", "was saved by another run: rate was 0.002, is 1.0"),
     ('path = "linear"', 'path = "spiral"', "path must be one of linear, vp, got 'spiral'"), ("[data]", "[dates]", "run.toml is damaged"),
     ("width = 16", 'width = 16\nnet = "os.system"', "unknown settings net"), ('name = "digits"', 'name = "faces"', "data must be one of digits"),
-    ("width = 16", "width = 17", "differs at nets.net"),
+    ("width = 16", "width = 17", "was saved by another run: width was 16, is 17"),
 ])
 def test_damaged_run_toml(capsys, place, old, new, said):
     change(place / "run" / "run.toml", old, new)
@@ -175,7 +201,21 @@ def test_corrupted_checkpoint(capsys, place, harm):
 
 def test_a_checkpoint_of_another_run(capsys, place):
     shutil.copy(place / "table" / "checkpoint" / "step-000000004.safetensors", place / "run" / "checkpoint" / "step-000000004.safetensors")
-    refused(capsys, place, ["train", "--resume", "run"], 1, "step-000000004.safetensors: saved state differs at nets.net")
+    refused(capsys, place, ["train", "--resume", "run"], 1, "step-000000004.safetensors was saved by another run: ")
+
+
+def test_a_checkpoint_beyond_the_end(capsys, place, monkeypatch):
+    """Two runs of the same settings, one file: only the step tells."""
+    plain = core.load_state
+    monkeypatch.setattr(core, "load_state", lambda path, template, about: replace(plain(path, template, about=about), step=5))
+    refused(capsys, place, ["train", "--resume", "run"], 1, "step-000000004.safetensors is at step 5, beyond the 4 steps of run/run.toml")
+
+
+@pytest.mark.parametrize("row", ["{}", '{"loss": 1.0}'])
+def test_a_trace_whose_last_row_lacks_its_step(capsys, place, row):
+    with open(place / "run" / "trace.jsonl", "a") as file:
+        file.write(row + "\n")
+    refused(capsys, place, ["report", "run"], 1, "trace.jsonl is damaged at line 5")
 
 
 def test_damaged_trace(capsys, place):

@@ -188,6 +188,27 @@ def test_generator_is_a_function_of_its_arguments():
         assert not torch.equal(first, torch.rand(4, generator=Draws(0).generator(*other)))
 
 
+def test_equal_seeds_are_equal_whatever_their_type():
+    assert torch.equal(Draws(np.int64(5)).rows("x", 0, (3,)), Draws(5).rows("x", 0, (3,)))
+    assert torch.equal(torch.rand(2, generator=Draws(0).generator("g", np.int64(3))), torch.rand(2, generator=Draws(0).generator("g", 3)))
+    assert Draws(0).child(np.int64(3)) == Draws(0).child(3) != Draws(0).child("3")
+
+
+def test_what_is_drawn_is_the_callers_own():
+    draws = Draws(0)
+    for draw in (lambda: draws.batch("b", 0, 10, 4), lambda: draws.permutation("p", 0, 10), lambda: draws.uniform("u", 0, (4,), ahead=True)):
+        first = draw()
+        kept = first.clone()
+        first.zero_()
+        assert torch.equal(draw(), kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_dtypes_stay_below_one(dtype):
+    u = Draws(0).uniform("u", 0, (100_000,), dtype=dtype)
+    assert float(u.max()) < 1 and float(u.min()) >= 0
+
+
 def test_refusals():
     with pytest.raises(TypeError, match="seed"):
         Draws(0.5)
@@ -197,3 +218,11 @@ def test_refusals():
         Draws(0).rows("x", 0, (-1, 2))
     with pytest.raises(ValueError, match="high must be at most"):
         Draws(0).integers("x", 0, (1,), 2**31 + 1)
+    for call in (lambda: Draws(0).rows("x", 0, ()), lambda: Draws(0).rows("x", -1, (2,)), lambda: Draws(0).batch("x", -1, 5, 2)):
+        with pytest.raises(ValueError, match="shape must be|step must be at least 0, got -1"):
+            call()
+    with pytest.raises(TypeError, match="floating or complex type, got torch.int64"):
+        Draws(0).rows("x", 0, (2,), dtype=torch.int64)
+    for row in ([-float("inf")] * 3, [float("nan"), 0.0, 0.0], [float("inf"), 0.0, 0.0]):
+        with pytest.raises(ValueError, match="leave a class possible"):
+            Draws(0).categorical("c", 0, torch.tensor([row]))

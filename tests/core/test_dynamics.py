@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import sys
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rheos.core import Checkpoint, Draws, NonFinite, StopWhen, Trace, copy_state, evolve, latest_checkpoint, load_state, save_state, shared
+from rheos.core import Checkpoint, Draws, NonFinite, StopWhen, Trace, copy_state, evolve, latest_checkpoint, load_state, raising_interrupts, save_state, shared
 from rheos.core.files import load_tensors, rheos_class, save_tensors
-from rheos.core.states import flatten, same
+from rheos.core.states import same
 from rheos.core.watchers import read_rows
 
 
@@ -72,6 +73,14 @@ def everything(fill: float = 1.0) -> Everything:
                           {1: [torch.ones(2, dtype=torch.bool), (None, "text", float("inf"))], "k": {"deep": torch.tensor(fill)}},
                           Pair(torch.arange(4), 7), np.array([[1.5, fill]]), torch.Generator().manual_seed(int(fill)), 0.1 * fill, 1 + 2j,
                           torch.bfloat16, [object()], step=int(fill))
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_arrives():
+    """Whoever runs the tests may have SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 # -- the loop --------------------------------------------------------------------------------------------------------------
@@ -243,7 +252,7 @@ def test_what_cannot_be_saved_is_named(tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda s: setattr(s, "net", nn.Linear(3, 2)), r"differs at net: .*size mismatch|Missing key|Unexpected key"),
-    (lambda s: setattr(s, "tensor", torch.zeros(3, 2)), "differs at tensor: the file has a tensor of torch.complex128, this run has a tensor of torch.float32"),
+    (lambda s: setattr(s, "tensor", torch.zeros(3, 2)), r"differs at tensor: the file has a tensor \(3, 2\) of torch.complex128, this run has a tensor \(3, 2\) of torch.float32"),
     (lambda s: setattr(s, "net", None), "differs at net: the file has a module, this run has nothing"),
 ])
 def test_a_state_of_another_shape_is_refused_by_path(tmp_path, change, message):
@@ -287,9 +296,9 @@ def test_a_crash_before_the_rename_leaves_the_old_file_good(tmp_path, monkeypatc
 
 def test_saving_over_the_file_being_read_is_safe(tmp_path):
     path = save_state(tmp_path / "s", Point(torch.arange(1000.0)))
-    held = load_state(path, Point(torch.zeros(1)))
+    held = load_state(path, Point(torch.zeros(1000)))
     save_state(path, Point(held.x * 2))
-    assert held.x.sum().item() == 499500.0 and load_state(path, Point(torch.zeros(1))).x.sum().item() == 999000.0
+    assert held.x.sum().item() == 499500.0 and load_state(path, Point(torch.zeros(1000))).x.sum().item() == 999000.0
 
 
 # -- watchers ----------------------------------------------------------------------------------------------------------------
@@ -322,13 +331,121 @@ def test_a_trace_cut_short_by_a_crash_is_read_up_to_there(tmp_path):
 # -- classes named in files --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["os.system", "rheos.core.files.os.system", "rheos.core.files.os", "torch.nn.Linear", "rheos.core.files.write_bytes",
-                                  "rheos.core.states.nn.Linear", "rheos.core.states.Tensor", "rheos", "rheos.", "rheos.core.dynamics.__import__('os')", ""])
-def test_hostile_class_names_are_refused(name):
-    with pytest.raises(ValueError, match="is not a rheos class|does not exist in this version"):
-        rheos_class(name)
+                                  "rheos.nets.mlp.nn.Linear", "rheos.nets.nn", "rheos.nets.keep_condition", "rheos", "rheos.", "rheos.nets.", "rheos.paths.Path",
+                                  "rheos.cli.__main__.main", "rheos.nets.__import__('os')", "", None, 3, ["rheos.nets.ResidualMLP"]])
+def test_hostile_class_names_are_refused_and_nothing_is_imported(name):
+    with pytest.raises(ValueError, match="is not a rheos class of nets|does not exist in this version"):
+        rheos_class(name, rooms=("nets",))
+    assert "rheos.cli.__main__" not in sys.modules
 
 
-def test_rheos_classes_are_found():
-    assert rheos_class("rheos.core.dynamics.NonFinite") is NonFinite
-    assert flatten(Point(torch.ones(1)))[0]["dataclass"] == "Point"
+def test_public_rheos_classes_are_found():
+    from rheos.nets import ResidualMLP
 
+    assert rheos_class("rheos.nets.ResidualMLP", rooms=("nets", "paths")) is ResidualMLP
+
+
+# -- more ways in which files and states could go wrong ------------------------------------------------------------------------
+
+def test_fields_whose_paths_read_alike_are_kept_apart(tmp_path):
+    @dataclass
+    class Clash:
+        content: dict
+        step: int = 0
+
+    ones, twos, threes = torch.ones(2), 2 * torch.ones(2), 3 * torch.ones(2)
+    state = Clash({1: ones, "1": twos, "a.b": threes, "a": {"b": ones}})
+    back = load_state(save_state(tmp_path / "s", state), Clash({1: ones, "1": ones, "a.b": ones, "a": {"b": ones}}))
+    assert same(state, back) is None and back.content["1"].tolist() == [2.0, 2.0] and back.content["a.b"].tolist() == [3.0, 3.0]
+    with pytest.raises(TypeError, match=r"content has the key \(1, 2\); keys must be text or numbers"):
+        save_state(tmp_path / "t", Clash({(1, 2): ones}))
+    with pytest.raises(TypeError, match="content.k holds a torch.sparse_coo tensor"):
+        save_state(tmp_path / "t", Clash({"k": torch.eye(2).to_sparse()}))
+
+
+def test_a_parameter_beside_its_optimiser_is_still_trained_after_the_copy():
+    @dataclass
+    class Learner:
+        w: nn.Parameter
+        again: Tensor
+        optimizer: torch.optim.Optimizer
+        step: int = 0
+
+    @dataclass(frozen=True)
+    class Fit:
+        def step(self, state):
+            state.optimizer.zero_grad()
+            ((state.w - 3) ** 2).sum().backward()
+            state.optimizer.step()
+            state.step += 1
+            return state
+
+    w = nn.Parameter(torch.zeros(2))
+    start = Learner(w, w, torch.optim.SGD([w], lr=0.1))
+    end = evolve(Fit(), start, 60)
+    torch.testing.assert_close(end.w.detach(), torch.full((2,), 3.0), atol=1e-4, rtol=0)
+    assert end.again is end.w and float(w.abs().max()) == 0
+
+
+def header(path, **changes):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, {"rheos": json.dumps(json.loads(metadata["rheos"]) | changes)})
+
+
+@pytest.mark.parametrize("changes", [
+    {"state": None}, {"state": 3}, {"state": {"dataclass": "Point", "fields": [["x", {"tensor": "x"}], ["step", "x"]]}},
+    {"state": {"dataclass": "Point", "fields": [["x", {"tensor": "x"}], ["step", None]]}},
+    {"state": {"dataclass": "Point", "fields": [["x", {"tensor": "x"}], ["step", -5]]}},
+    {"state": {"dataclass": "Point", "fields": [["x", {"tensor": "y"}], ["step", 1]]}},
+    {"state": {"dataclass": "Point", "fields": [["x", {"dtype": "save"}], ["step", 1]]}}, {"complex": ["x"]}, {"complex": 7},
+])
+def test_a_damaged_header_is_one_clear_error(tmp_path, changes):
+    path = save_state(tmp_path / "s", Point(torch.ones(3)))
+    header(path, **changes)
+    with pytest.raises(ValueError, match="^[^\n]*/s"):
+        load_state(path, Point(torch.zeros(3)))
+
+
+def test_a_tensor_of_another_shape_is_refused_by_path(tmp_path):
+    save_state(tmp_path / "s", Point(torch.ones(5)))
+    with pytest.raises(ValueError, match=r"differs at x: the file has a tensor \(5,\) of torch.float32, this run has a tensor \(3,\)"):
+        load_state(tmp_path / "s", Point(torch.ones(3)))
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_setting(tmp_path):
+    about = {"rate": 0.1, "seed": 3}
+    evolve(Shrink(), Point(torch.ones(1)), 2, watch=[Checkpoint(tmp_path, 1, about=about)])
+    path = latest_checkpoint(tmp_path)
+    assert load_state(path, Point(torch.zeros(1)), about=about).step == 2
+    with pytest.raises(ValueError, match=r"was saved by another run: rate was 0.1, is 0.2, width was None, is 5"):
+        load_state(path, Point(torch.zeros(1)), about={"rate": 0.2, "seed": 3, "width": 5})
+
+
+def test_watchers_can_be_used_again_and_all_are_closed(tmp_path):
+    save, trace = Checkpoint(tmp_path, 100), Trace({"x": lambda s: s.x.sum()})
+    evolve(Shrink(), Point(torch.tensor([8.0])), 2, watch=[save, trace])
+    evolve(Shrink(), Point(torch.tensor([4.0])), 2, watch=[save, trace])
+    assert load_state(latest_checkpoint(tmp_path), Point(torch.zeros(1))).x.item() == 1.0 and [r["x"] for r in trace.rows] == [2.0, 1.0]
+    closed = []
+
+    class Closes:
+        def __init__(self, fails):
+            self.fails = fails
+
+        def __call__(self, step, state): ...
+
+        def end(self, state, clean):
+            closed.append(self.fails)
+            if self.fails:
+                raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        evolve(Shrink(), Point(torch.ones(1)), 1, watch=[Closes(False), Closes(True), Closes(False)])
+    assert closed == [False, True, False]
+
+
+def test_inside_raising_interrupts_ctrl_c_raises():
+    kill = lambda step, state: os.kill(os.getpid(), signal.SIGINT)
+    with raising_interrupts(), pytest.raises(KeyboardInterrupt):
+        evolve(Shrink(), Point(torch.ones(1)), 5, watch=[kill])
+    assert evolve(Shrink(), Point(torch.ones(1)), 5, watch=[kill]).step == 1

@@ -113,6 +113,58 @@ def test_an_interrupted_training_resumes_to_the_bit(data, tmp_path):
         assert torch.equal(a, b), name
 
 
+def test_tensors_that_make_no_transform_are_refused(model, tmp_path):
+    import hashlib
+
+    from rheos.core.files import load_tensors, save_tensors
+
+    for spoil, message in ((lambda t: t.pop("transform.mean"), "damaged: KeyError"), (lambda t: t.update({"transform.std": torch.tensor(float("nan"))}), "std must be finite"),
+                           (lambda t: t.update({"transform.std": torch.ones(3)}), "std must be positive and of the mean's shape")):
+        model.save(tmp_path)
+        name = json.loads((tmp_path / "model.json").read_text())["tensors"]
+        tensors = load_tensors(tmp_path / name)[0]
+        spoil(tensors)
+        save_tensors(tmp_path / name, tensors)
+        change(tmp_path, sha256=hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
+
+
+def test_a_card_that_is_not_json_leaves_nothing_behind(model, tmp_path):
+    bad = Model(model.field, model.transform, model.event, card={"score": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        bad.save(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_float64_data_is_learned_in_float64(tmp_path):
+    x = Draws(0).rows("x", 0, (40, 2), dtype=torch.float64) * 3
+    made = train(x, seed=1, **TINY)
+    y = made.sample(3)
+    assert y.dtype == torch.float64 and torch.equal(load(made.save(tmp_path)).sample(3), y)
+
+
+def test_a_run_is_resumed_only_as_itself(tmp_path):
+    x = Draws(0).rows("x", 0, (40, 2))
+    train(x, checkpoint=tmp_path, seed=1, **TINY)
+    for other, message in (({"seed": 2}, "seed was 1, is 2"), ({"rate": 0.5}, "rate was 0.002, is 0.5"), ({"batch": 8}, "batch was 16, is 8"), ({"steps": 9}, "steps was 6, is 9"),
+                           ({"steps": 3}, "steps was 6, is 3"), ({"path": Path.vp()}, "path was"), ({"decay": 0.5}, "decay was 0.999, is 0.5")):
+        with pytest.raises(ValueError, match=f"was saved by another run: {message}"):
+            train(x, checkpoint=tmp_path, resume=True, **{"seed": 1, **TINY, **other})
+    with pytest.raises(ValueError, match="was saved by another run: data was"):
+        train(x * 2, checkpoint=tmp_path, resume=True, seed=1, **TINY)
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(x, checkpoint=tmp_path, seed=1, **TINY)
+    assert train(x, checkpoint=tmp_path, resume=True, seed=1, **TINY).card["trained_steps"] == 6
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_arrives():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def change(folder, **changes):
     path = folder / "model.json"
     content = json.loads(path.read_text())
@@ -122,14 +174,28 @@ def change(folder, **changes):
 
 @pytest.mark.parametrize(("spoil", "error", "message"), [
     (lambda f: change(f, format=7), ValueError, "model format 7, this version of rheos reads 1"),
-    (lambda f: change(f, net={"class": "os.system", "settings": {"command": "true"}}), ValueError, r"the network is a os.system; only rheos\.\* classes"),
-    (lambda f: change(f, net={"class": "rheos.core.files.os.system", "settings": {}}), ValueError, "does not exist in this version|is not a rheos class"),
-    (lambda f: change(f, net={"class": "rheos.core.dynamics.NonFinite", "settings": {}}), ValueError, "is not a network that can be built"),
+    (lambda f: change(f, net={"class": "os.system", "settings": {"command": "true"}}), ValueError, r"model.json: the network is a os.system; only rheos\.\* classes"),
+    (lambda f: change(f, net={"class": "rheos.core.files.os.system", "settings": {}}), ValueError, "model.json: class .* is not a rheos class of nets"),
+    (lambda f: change(f, net={"class": "rheos.cli.__main__.main", "settings": {}}), ValueError, "is not a rheos class of nets"),
+    (lambda f: change(f, net={"class": "rheos.core.NonFinite", "settings": {}}), ValueError, "is not a rheos class of nets"),
+    (lambda f: change(f, net={"class": "rheos.nets.without_condition", "settings": {}}), ValueError, "does not exist in this version"),
     (lambda f: change(f, net={"class": "rheos.nets.ResidualMLP", "settings": {"event": [2], "evil": 1}}), ValueError, "model.json is damaged: TypeError"),
-    (lambda f: change(f, path={"class": "subprocess.Popen", "args": "true"}), ValueError, "'subprocess.Popen' in the file is not a rheos class"),
-    (lambda f: change(f, path={"class": "rheos.core.Checkpoint", "folder": "x", "every": 1}), ValueError, "is not a schedule"),
+    (lambda f: change(f, net={"class": "rheos.nets.ResidualMLP", "settings": {"event": [2], "width": 10**12}}), ValueError, "cannot be built|ask for"),
+    (lambda f: change(f, net={"class": "rheos.nets.ResidualMLP", "settings": {"event": [2], "width": 8}}), ValueError, "ask for .* numbers, the file holds"),
+    (lambda f: change(f, path={"class": "subprocess.Popen", "args": "true"}), ValueError, "'subprocess.Popen' in the file is not a rheos class of paths"),
+    (lambda f: change(f, path={"class": "rheos.paths.Times", "t": 1}), ValueError, "model.json: class .* is not a schedule"),
+    (lambda f: change(f, path={"class": "rheos.paths.VP", "beta_min": -1.0}), ValueError, "beta_min must lie in"),
     (lambda f: change(f, tensors="../other.safetensors"), ValueError, "names a file outside its folder"),
     (lambda f: change(f, sha256="0" * 64), ValueError, "its content is not what .* recorded"),
+    (lambda f: change(f, bounds="ab"), ValueError, "model.json"),
+    (lambda f: change(f, bounds=[1, -1]), ValueError, r"bounds must be \(low, high\) with low < high"),
+    (lambda f: change(f, bounds=[0, 1, 2]), ValueError, "bounds must be|model.json is damaged"),
+    (lambda f: change(f, card="zz"), ValueError, "card must be a dict|model.json is damaged"),
+    (lambda f: change(f, event="ab"), ValueError, "event must be a whole number|model.json is damaged"),
+    (lambda f: change(f, event=[-2]), ValueError, "event must be at least 1"),
+    (lambda f: change(f, classes="x"), ValueError, "classes must be a whole number|model.json is damaged"),
+    (lambda f: change(f, format=True), ValueError, "model format True"),
+    (lambda f: change(f, predicts=["velocity", "noise", "sound"]), ValueError, "predicts must be one of"),
     (lambda f: (f / "model.json").write_text("{"), ValueError, "model.json is damaged: not JSON"),
     (lambda f: (f / "model.json").write_text("[]"), ValueError, "model format None"),
     (lambda f: (f / "model.json").unlink(), FileNotFoundError, "holds no model"),
@@ -146,12 +212,14 @@ def test_a_spoilt_model_is_one_clear_error(model, tmp_path, spoil, error, messag
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda d, m: train(torch.full((5, 2), float("nan")), **TINY), ValueError, "data must be finite, got 10 of 10"),
     (lambda d, m: train(torch.ones(5, 2), **TINY), ValueError, "data is constant, all entries are 1"),
-    (lambda d, m: train(torch.ones(5), **TINY), ValueError, r"data must have shape \(rows, \*event\), got \(5,\)"),
+    (lambda d, m: train(torch.ones(5), **TINY), ValueError, r"data must have shape \(rows, \*event\) with no empty axis, got \(5,\)"),
     (lambda d, m: train(d, **(TINY | {"steps": 0})), ValueError, "steps must be at least 1, got 0"),
     (lambda d, m: train(d, **(TINY | {"rate": -1.0})), ValueError, "rate must lie in"),
     (lambda d, m: train(d, **(TINY | {"device": "gpu9"})), ValueError, "device 'gpu9' cannot be used here"),
     (lambda d, m: train(d, **(TINY | {"precision": "fp8"})), ValueError, "precision must be one of fp32, bf16, got 'fp8'"),
     (lambda d, m: train(d, path=Path.interpolant(), **TINY), ValueError, "path must be one-sided"),
+    (lambda d, m: train(torch.ones(5, 2, dtype=torch.complex64), **TINY), TypeError, "data must be float32 or float64, got torch.complex64"),
+    (lambda d, m: train(torch.zeros(0, 3), **TINY), ValueError, "with no empty axis"),
     (lambda d, m: train(d, resume=True, **TINY), ValueError, "resume needs the folder of the run"),
     (lambda d, m: m.sample(0), ValueError, "n must be at least 1, got 0"),
     (lambda d, m: m.sample(2, cond=7), ValueError, "cond must be a class from 0 to 3"),

@@ -114,6 +114,16 @@ def test_two_sided_conversions_from_velocity_and_noise(name, second):
     torch.testing.assert_close(back.velocity, point.velocity, rtol=1e-8, atol=1e-8)
 
 
+def test_two_sided_conversions_from_data_and_noise():
+    path = TWO_SIDED["sin2"]
+    x1, z, x0 = (Draws(3).rows(k, 0, (5, 3), dtype=F64) for k in ("x1", "z", "x0"))
+    point = path.sample(x1, INSIDE, x0=x0, z=z)
+    for known in ({"data": x1, "noise": z}, {"data": x1, "score": -z / path.coefficients(INSIDE).c[:, None]}):
+        answer = Prediction(known, point.x, path.coefficients(INSIDE), two_sided=True)
+        torch.testing.assert_close(answer.source, x0, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(answer.velocity, point.velocity, rtol=1e-7, atol=1e-7)
+
+
 def test_a_noiseless_two_sided_path_reads_both_ends_off_the_velocity():
     path, x0, x1 = TWO_SIDED["none"], torch.tensor([[1.0, 2.0]], dtype=F64), torch.tensor([[-3.0, 0.5]], dtype=F64)
     point = path.sample(x1, torch.tensor([0.3], dtype=F64), x0=x0)
@@ -131,7 +141,8 @@ def test_the_ends_give_the_finite_member_or_a_clear_error():
     torch.testing.assert_close(at0.noise, x)                     # x is the noise at t = 0
     torch.testing.assert_close(at0.data, x + v)                  # and x1 = z + v
     torch.testing.assert_close(at0.score, -x)
-    for kind in ("data", "noise", "score"):
+    assert torch.equal(Prediction({"velocity": v}, x, linear.coefficients(1.0)).data, x)         # x is the data at t = 1
+    for kind in ("noise", "score"):
         with pytest.raises(ValueError, match="where no noise is left|end of the path"):
             Prediction({"velocity": v}, x, linear.coefficients(1.0)).of(kind)
     assert torch.equal(Prediction({"noise": v}, x, linear.coefficients(1.0)).data, x)
@@ -271,6 +282,11 @@ def test_times_hold_the_coefficients_and_turn_round():
     assert times.reversed().t.tolist() == [0.9, 0.5, 0.1] and times == Times(Path.vp(), [0.1, 0.5, 0.9]) != times.reversed()
 
 
+def test_integers_are_not_points_of_a_flow():
+    with pytest.raises(TypeError, match="x must hold floating-point numbers, got torch.int64"):
+        Field(lambda x, t, c: x, Path.linear())(torch.ones(2, 2, dtype=torch.int64), 0.5)
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -295,6 +311,9 @@ def test_times_hold_the_coefficients_and_turn_round():
     (lambda: Field(lambda x, t, c: (x, x), Path.linear())(torch.ones(3, 2), 0.5), "net must return 1 tensors"),
     (lambda: Field(lambda x, t, c: x, Path.linear())(torch.ones(3, 2), torch.ones(2)), "t must be one number or have shape"),
     (lambda: Field(lambda x, t, c: x, Path.linear()).drift(torch.ones(1, 2), 0.5, epsilon=-1.0), "epsilon must lie in"),
+    (lambda: Field(lambda x, t, c: x, Path.linear(), ()), "predicts must be one of"),
+    (lambda: Field(lambda x, t, c: x, Path.interpolant(), ("noise", "score")), "does not tell the velocity of a two-sided path"),
+    (lambda: ExactField(Path.linear(), GaussianMixture.points(torch.ones(2, 2, dtype=F64)))(torch.ones(1, 2, dtype=F64), 1.0), "no density where no noise is left"),
     (lambda: Field(lambda x, t, c: x, Path.interpolant()).score(torch.ones(1, 2), 0.5), "predict two kinds"),
     (lambda: ExactField(Path.interpolant(), skewed()), "source must be given for a two-sided path"),
     (lambda: ExactField(Path.linear(), skewed(), skewed()), "a one-sided path begins at noise"),

@@ -109,8 +109,8 @@ def test_planted_broken_methods_turn_the_suite_red(broken, line):
 
 
 def test_a_declared_exemption_holds_the_suite_off_and_a_needless_one_is_red():
-    class Declared(Reshapes):
-        exempt: ClassVar[dict[str, str]] = {"keeps dtype, device, shape": "turns on purpose"}
+    class Declared(Miscounts):
+        exempt: ClassVar[dict[str, str]] = {"keeps dtype, device, shape": "counts as it likes"}
 
     class Needless(Good):
         exempt: ClassVar[dict[str, str]] = {"moves": "says so"}
@@ -123,6 +123,16 @@ def test_a_declared_exemption_holds_the_suite_off_and_a_needless_one_is_red():
         check_dynamics(Needless)
     with pytest.raises(AssertionError, match="unknown lines"):
         check_dynamics(Misspelt)
+
+
+def test_examples_too_short_to_be_cut_are_refused():
+    class Short(Good):
+        @classmethod
+        def examples(cls):
+            return [Example(cls(), Walk(torch.zeros(3, 2)), 2)]
+
+    with pytest.raises(AssertionError, match="examples need 3 steps or more"):
+        check_dynamics(Short)
 
 
 def test_a_public_dynamics_without_examples_is_refused(monkeypatch):

@@ -1,4 +1,5 @@
 """`python -m rheos.cli` is `rheos`."""
 from rheos.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rheos.cli.errors import Failure, Usage
+from rheos.cli.options import place
 from rheos.cli.papers import ROW_COLUMNS, check_room, result_rows
 from rheos.cli.tables import show_table
 from rheos.papers import catalog, results, runner
@@ -23,7 +24,7 @@ def check(
     stale: Annotated[bool, typer.Option("--stale", help="Only claims whose code differs from that of their last result.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Only see that they run: one seed, a second or so each.")] = False,
     seeds: Annotated[str | None, typer.Option(help="Other seeds than a claim's own, as 0,1,2.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results, one JSON file a paper.")] = Path("rheos-check"),
+    out: Annotated[Path, typer.Option(help="Folder for the results, one JSON file a paper.", parser=place, metavar="<path>")] = Path("rheos-check"),
     publish: Annotated[bool, typer.Option("--publish", help="Keep the results in the checkout, as the published ones.")] = False,
 ) -> None:
     """Measure claims again and say which hold, do not hold, or could not be decided."""

@@ -88,8 +88,10 @@ def marginal(samples: Sequence[float], truth: Sequence[float], title: str, ax: A
     low, high = np.percentile(truth, [0.5, 99.5])
     margin = 0.1 * (high - low) or 0.5
     edges = np.linspace(low - margin, high + margin, 31)
-    ax.hist(samples, edges, density=True, color=COLOURS[0], alpha=0.45, label="samples")
-    ax.hist(truth, edges, density=True, histtype="step", color="#111827", linewidth=1.2, label="held-out data")
+    # Each row weighs the same whether or not it falls into the window: what lies outside is missing from the area, not spread over the rest.
+    share = lambda rows: np.full(len(rows), 1 / (len(rows) * (edges[1] - edges[0])))
+    ax.hist(samples, edges, weights=share(samples), color=COLOURS[0], alpha=0.45, label="samples")
+    ax.hist(truth, edges, weights=share(truth), histtype="step", color="#111827", linewidth=1.2, label="held-out data")
     ax.set_title(title, fontsize=10)
     ax.set_yticks([])
     return ax

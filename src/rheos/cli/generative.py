@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from rheos.cli.errors import Failure, Usage
+from rheos.cli.options import check_memory, place
 from rheos.cli.rules import RULE_NAMES, rule_named
-from rheos.cli.runs import Run, Stopped, check_writable, find_model, found_well, learn, refuse_with_resume, versions
+from rheos.cli.runs import PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, refuse_with_resume, versions
 
 __all__ = ["demo", "report", "sample", "train"]
 
@@ -22,10 +23,15 @@ def _option(text: str, default: str | None = None):
     return typer.Option(help=text, show_default=default or False)
 
 
+def _place(text: str, default: str | None = None):
+    """An option that is a file or a folder."""
+    return typer.Option(help=text, show_default=default or False, parser=place, metavar="<path>")
+
+
 def train(
     data: Annotated[str | None, typer.Argument(help='"digits", or a .npy or .npz file (x, and y for classes).')] = None,
-    out: Annotated[Path | None, _option("Folder for the run.")] = None,
-    resume: Annotated[Path | None, _option("Go on with the run in this folder, to the same end as if it had never stopped.")] = None,
+    out: Annotated[Path | None, _place("Folder for the run.")] = None,
+    resume: Annotated[Path | None, _place("Go on with the run in this folder, to the same end as if it had never stopped.")] = None,
     steps: Annotated[int | None, _option("Minibatches.", "1500")] = None,
     batch: Annotated[int | None, _option("Rows of a minibatch.", "256")] = None,
     rate: Annotated[float | None, _option("Learning rate at its highest; it ends at 0.", "0.002")] = None,
@@ -33,7 +39,7 @@ def train(
     depth: Annotated[int | None, _option("Residual blocks of the network.", "3")] = None,
     dropout: Annotated[float | None, _option("Share of features dropped while learning.", "0.1")] = None,
     path: Annotated[str | None, _option("How noise becomes data: linear or vp.", "linear")] = None,
-    predicts: Annotated[str | None, _option("What the network returns: velocity, noise or data.", "velocity")] = None,
+    predicts: Annotated[str | None, _option(f"What the network returns: {', '.join(PREDICTS[:-1])} or {PREDICTS[-1]}.", "velocity")] = None,
     drop_condition: Annotated[float | None, _option("Share of rows learned without their class, which guidance needs.", "0.1")] = None,
     seed: Annotated[int | None, _option("Of everything random.", "0")] = None,
     every: Annotated[int | None, _option("Steps between checkpoints.", "500")] = None,
@@ -83,14 +89,14 @@ def _tell_versions(run: Run) -> None:
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder or a model folder.", parser=place, metavar="RUN")],
     n: Annotated[int, typer.Option(help="How many.")] = 64,
     cond: Annotated[int | None, _option("A class for all of them.", "any")] = None,
     guidance: Annotated[float | None, _option("Classifier-free guidance: 1 is none, above 1 is closer to the class.", "none")] = None,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULE_NAMES)}.")] = "default",
     steps: Annotated[int, typer.Option(help="Steps of the rule; a step is one field call, two for heun.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
-    out: Annotated[Path | None, _option("A .npy or .png file.", "samples/ in the folder")] = None,
+    out: Annotated[Path | None, _place("A .npy or .png file.", "samples/ in the folder")] = None,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",
 ) -> None:
     """Draw samples from a learned flow, as an array in the data's own units; images as a picture too.
@@ -113,6 +119,7 @@ def _sample(folder: Path, n: int, cond: int | None, guidance: float | None, rule
 
     with found_well():
         model = load(place)
+    check_memory("--n", n, model.event)
     pictured = is_image(model.event, model.transform.bounds)
     if out is not None and out.suffix == ".png" and not pictured:
         raise Usage(f"--out {out}: samples of shape {model.event} are not images with known bounds, so they go into a .npy file")
@@ -139,9 +146,9 @@ def _npy(x) -> bytes:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder.", parser=place, metavar="RUN")],
     n: Annotated[int | None, _option("How many samples are judged.", "as many as are held out")] = None,
-    out: Annotated[Path | None, _option("The page.", "report.html in the folder")] = None,
+    out: Annotated[Path | None, _place("The page.", "report.html in the folder")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples that are judged.")] = 0,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",
 ) -> None:
@@ -161,13 +168,15 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     check_writable(out)
     from rheos.cli.images import is_image
     from rheos.cli.pages import page
-    from rheos.cli.quality import class_grid, measure
+    from rheos.cli.quality import DRAWS, class_grid, measure
     from rheos.core.files import save_json, write_bytes
     from rheos.models import load, pick_device
 
     cpu, wall = time.process_time(), time.monotonic()
     with found_well():
         model = load(run.model)
+    if n is not None:
+        check_memory("--n", DRAWS * n, model.event)
     data, rows = run.dataset(), run.rows()
     model.to(pick_device(device))
     quality = measure(model, data, n=n, seed=seed, told=lambda line: typer.echo(line, err=True))
@@ -189,7 +198,7 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the run.", parser=place, metavar="<path>")] = Path("demo"),
     steps: Annotated[int | None, _option("Minibatches, for a run that begins.", "1500")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random, for a run that begins.")] = 0,
 ) -> None:

@@ -27,8 +27,13 @@ __all__ = ["Run", "Stopped", "check_writable", "defaults", "find_model", "found_
 
 FORMAT = 1
 PATHS = ("linear", "vp")
+PREDICTS = ("velocity", "noise", "data")        # what networks learn well; a score is a noise divided by a sigma that goes to 0
+MOST_THREADS = 4096
 PARTS = ("run.toml", "trace.jsonl", "checkpoint", "model")     # what shows that a folder holds a run, whole or in ruins
 TRACE_EVERY, SHORT_RUN = 10, 100                               # steps between rows of the trace; runs shorter than this are traced step by step
+
+
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Stopped(Failure):
@@ -78,6 +83,7 @@ def settled(chosen: dict[str, Any]) -> dict[str, Any]:
 
     settings = defaults() | {name: value for name, value in chosen.items() if value is not None}
     checks.one_of("path", settings["path"], PATHS)
+    checks.one_of("predicts", settings["predicts"], PREDICTS)
     checks.integer("every", settings["every"], least=1)
     settings["device"] = str(pick_device(settings["device"]))           # a run that began on a GPU goes on there, or says why not
     return {name: value for name, value in settings.items() if value is not None}
@@ -159,15 +165,40 @@ class Run:
             raise Failure(f"{place}: run folder of another version, its format is {form} and rheos {rheos.__version__} reads {FORMAT}")
         try:
             run = cls(folder, **found)
-            kinds = [(run.data["name"], str), (run.data["sha256"], str), (run.settings["path"], str), (run.settings["seed"], int),
-                     (run.settings["steps"], int), (run.settings["every"], int)]
-        except (TypeError, KeyError) as error:
-            raise Failure(f"{place} is damaged: {type(error).__name__} {error}") from None
-        wrong = next((value for value, kind in kinds if not isinstance(value, kind)), None)
-        if wrong is not None or set(run.settings) - set(defaults()):
-            unknown = sorted(set(run.settings) - set(defaults()))
-            raise Failure(f"{place} is damaged: " + (f"unknown settings {', '.join(unknown)}" if unknown else f"{wrong!r} stands in a wrong place"))
+        except TypeError as error:
+            raise Failure(f"{place} is damaged: {error}") from None
+        wrong = run._wrong()
+        if wrong is not None:
+            raise Failure(f"{place} is damaged: {wrong}")
         return run
+
+    def _wrong(self) -> str | None:
+        """What in run.toml is missing or of another kind than what `begin` writes; None if nothing is. Ranges are for those that use the values."""
+        for name in ("data", "settings", "versions", "machine", "command", "created"):
+            if not isinstance(getattr(self, name), dict if name in ("data", "settings", "versions", "machine") else str):
+                return f"{name} is {getattr(self, name)!r}"
+        usual = defaults()
+        unknown = sorted(set(self.settings) - set(usual))
+        if unknown:
+            return f"unknown settings {', '.join(unknown)}"
+        known = {"data": {"name": str, "sha256": str, "rows": int, "held_out": float}, "machine": {"threads": int, "cores": int},
+                 "settings": {name: type(value) for name, value in usual.items() if value is not None}, "versions": dict.fromkeys(self.versions, str)}
+        needed = {"data": ("name", "sha256", "rows"), "settings": ("path", "predicts", "seed", "steps", "every")}
+        for part, kinds in known.items():
+            found = getattr(self, part)
+            missing = [name for name in needed.get(part, ()) if name not in found]
+            if missing:
+                return f"{part} lacks {', '.join(missing)}"
+            for name, kind in kinds.items():
+                value = found.get(name)
+                if name in found and type(value) is not kind and not (kind is float and type(value) is int):
+                    return f"{part}.{name} must be {_KINDS[kind]}, got {value!r}"
+        for name, low, high in (("settings.every", 1, None), ("settings.steps", 1, None), ("machine.threads", 1, MOST_THREADS)):
+            part, _, key = name.partition(".")
+            value = getattr(self, part).get(key, low)
+            if value < low or (high is not None and value > high):
+                return f"{name} must be at least {low}{'' if high is None else f' and at most {high}'}, got {value}"
+        return None
 
     def dataset(self) -> Dataset:
         """The run's data, loaded again. Failure if they are not what the run began with."""
@@ -184,8 +215,10 @@ class Run:
         if "threads" in self.machine:
             torch.set_num_threads(self.machine["threads"])      # sums split otherwise round otherwise
         data = self.dataset()
-        with found_well():
+        try:
             return _prepare(data, self.settings)
+        except (ValueError, TypeError) as error:
+            raise Failure(f"{self.folder / 'run.toml'}: {error}") from error
 
     def rows(self) -> list[dict[str, float]]:
         """The rows of the trace."""
@@ -203,14 +236,19 @@ def learn(run: Run, prepared: Training, *, tensorboard: bool = False) -> Model:
     found = latest_checkpoint(run.checkpoints)
     if found is not None:
         try:
-            state = load_state(found, state)
+            state = load_state(found, state, about=prepared.about)
         except ValueError as error:
-            raise Failure(f"{error}; without that file the run goes on from the checkpoint before it") from error
+            # A changed run.toml is not mended by another checkpoint, a damaged checkpoint is.
+            way = f"put {run.folder / 'run.toml'} back as it was" if "saved by another run" in str(error) else \
+                "without that file the run goes on from the checkpoint before it"
+            raise Failure(f"{error}; {way}") from error
+        if state.step > run.steps:
+            raise Failure(f"{found} is at step {state.step}, beyond the {run.steps} steps of {run.folder / 'run.toml'}")
     for left in run.checkpoints.glob(".step-*"):                # what a killed run was just writing
         left.unlink(missing_ok=True)
     figures = {"loss": lambda state: state.loss, "norm": lambda state: state.norm}
     trace = Trace(figures | _clocks(run, state.step), every=TRACE_EVERY if run.steps >= SHORT_RUN else 1, path=run.trace)
-    watchers = [Progress("step", figures={"loss": figures["loss"]}), trace, Checkpoint(run.checkpoints, run.settings["every"])]
+    watchers = [Progress("step", figures={"loss": figures["loss"]}), trace, Checkpoint(run.checkpoints, run.settings["every"], about=prepared.about)]
     if tensorboard:
         watchers.append(TensorBoard(run.folder / "tensorboard", figures))
     end = evolve(prepared.descent, state, run.steps - state.step, watch=watchers, donate=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -123,23 +125,24 @@ class Draws:
     True
     """
 
-    seed: int = 0
+    seed: SupportsIndex = 0
     _ahead: dict = field(default_factory=dict, repr=False, compare=False, hash=False)
 
     def __post_init__(self):
-        checks.integer("seed", self.seed)
+        # A plain int: equal numbers of other types (NumPy's) would be hashed as other seeds.
+        object.__setattr__(self, "seed", checks.integer("seed", self.seed))
 
     def __deepcopy__(self, memo):
         return Draws(self.seed)
 
     @staticmethod
-    def of(seed: int | Draws) -> Draws:
+    def of(seed: SupportsIndex | Draws) -> Draws:
         """`seed` itself if it is a Draws, else a Draws of that whole number. TypeError for anything else."""
         return seed if isinstance(seed, Draws) else Draws(checks.integer("seed", seed))
 
-    def child(self, name: int | str) -> Draws:
+    def child(self, name: SupportsIndex | str) -> Draws:
         """An independent family of draws: one per node, per batch, per repetition."""
-        return Draws(_hashed("child", self.seed, name))
+        return Draws(_hashed("child", self.seed, name if isinstance(name, str) else operator.index(name)))
 
     # -- rows: the same numbers however the rows are split ------------------------------------------------------------
 
@@ -165,8 +168,11 @@ class Draws:
     def categorical(self, purpose: str, step: int, logits: Tensor, *, first: int = 0) -> Tensor:
         """One class a row by Gumbel's maximum in float64: float32 uniforms would truncate the Gumbel law and suppress rare classes.
 
-        logits: (rows, classes), unnormalised; -inf forbids a class. Returns (rows,) int64.
+        logits: (rows, classes), unnormalised; -inf forbids a class. Returns (rows,) int64. ValueError for a row that allows no class.
         """
+        checks.tensor("logits", logits, floating=True)
+        if not bool((torch.logsumexp(logits.double(), -1).abs() < math.inf).all()):
+            raise ValueError("logits must be below infinity and leave a class possible in every row")
         u = self.uniform(purpose, step, tuple(logits.shape), first=first, device=logits.device, dtype=torch.float64)
         return (logits.double() - torch.log(-torch.log(u))).argmax(-1)
 
@@ -176,17 +182,21 @@ class Draws:
         kept = self._ahead.get(slot)
         if kept is None or step // kept[0] != kept[1]:
             population, size = checks.integer("population", population, least=1), checks.integer("size", size, least=1)
+            checks.integer("step", step, least=0)
             span = max(1, min(_AHEAD_STEPS, _AHEAD_NUMBERS // size))
             block = step // span
             start, end = block * span * size, (block + 1) * span * size
             epochs = range(start // population, -(-end // population))
-            order = torch.cat([self.permutation(purpose, epoch, population, device=device) for epoch in epochs])
+            order = torch.cat([self._permutation(purpose, epoch, population, device) for epoch in epochs])
             inside = order[start - epochs[0] * population : end - epochs[0] * population]
             kept = self._ahead[slot] = (span, block, inside.split(size))
-        return kept[2][step % kept[0]]
+        return kept[2][step % kept[0]].clone()
 
     def permutation(self, purpose: str, step: int, count: int, *, device: torch.device | str | None = None) -> Tensor:
         """A random order of 0..count-1, (count,) int64."""
+        return self._permutation(purpose, step, checks.integer("count", count, least=1), device).clone()
+
+    def _permutation(self, purpose: str, step: int, count: int, device: torch.device | str | None) -> Tensor:
         device = torch.device(device or "cpu")
         slot = ("permutation", purpose, count, device)
         kept = self._ahead.get(slot)
@@ -202,6 +212,10 @@ class Draws:
             kept = self._ahead.get(slot)
             if kept is not None and step // kept[0] == kept[1]:
                 return kept[2][step % kept[0]].clone()
+        if not isinstance(shape, Sequence) or not len(shape):
+            raise ValueError(f"shape must be (rows, *event), got {shape!r}")
+        if not isinstance(step, range):
+            checks.integer("step", step, least=0)
         rows, *event = shape
         first, rows = checks.integer("first", first, least=0), checks.integer("shape[0]", rows, least=0)
         columns = math.prod(event)
@@ -222,6 +236,8 @@ class Draws:
             real = torch.float64 if dtype == torch.complex128 else torch.float32
             pairs = self._compute("normal", purpose, steps, rows, 2 * columns, first, device, real)
             return torch.view_as_complex(pairs.reshape(len(steps), rows, columns, 2).contiguous()).mul_(math.sqrt(0.5)).to(dtype)
+        if law in ("normal", "uniform") and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating or complex type, got {dtype}")
         work = dtype if dtype in (torch.float32, torch.float64) else torch.float32
         if law == "normal":
             pairs = (columns + 1) // 2
@@ -229,22 +245,23 @@ class Draws:
             return _normal(words, columns, work).to(dtype)
         words = _words(key, steps, first, rows, columns, device)
         if law == "uniform":
-            return _unit(words, work).to(dtype)
+            # Rounding to a short dtype would carry the largest numbers to 1.
+            return _unit(words, work).to(dtype).clamp_(max=1 - torch.finfo(dtype).eps / 2)
         return (((words >> 32) & 0xFFFFFFFF) * law[1]) >> 32
 
     # -- streams: for code that must be handed a generator, and for networks that read torch's own ---------------------
 
-    def generator(self, purpose: str, step: int = 0, node: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    def generator(self, purpose: str, step: SupportsIndex = 0, node: SupportsIndex = 0, device: torch.device | str = "cpu") -> torch.Generator:
         """A torch.Generator of this (purpose, step, node). Seeds are 32-bit hashes: the CPU generator ignores higher bits."""
         made = torch.Generator(device=device)
-        made.manual_seed(_hashed(self.seed, purpose, step, node) & 0xFFFFFFFF)
+        made.manual_seed(_hashed(self.seed, purpose, operator.index(step), operator.index(node)) & 0xFFFFFFFF)
         return made
 
     @contextmanager
-    def scope(self, step: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    def scope(self, step: SupportsIndex, device: torch.device | str = "cpu") -> Iterator[None]:
         """Inside, torch's global stream is a function of (seed, step): a network's dropout is resumable. Restored on leaving."""
         device = torch.device(device)
-        seed = _hashed(self.seed, "scope", step) & 0xFFFFFFFF
+        seed = _hashed(self.seed, "scope", operator.index(step)) & 0xFFFFFFFF
         outer = torch.get_rng_state()
         outer_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         torch.default_generator.manual_seed(seed)

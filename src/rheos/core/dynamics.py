@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -11,7 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from rheos.core import checks
 from rheos.core.states import copy_state
 
-__all__ = ["Dynamics", "Example", "NonFinite", "Watcher", "evolve"]
+__all__ = ["Dynamics", "Example", "NonFinite", "Watcher", "evolve", "raising_interrupts"]
 
 S = TypeVar("S")
 
@@ -70,6 +72,19 @@ class NonFinite(ArithmeticError):
         return f"{what}; the last good state is in the error's .state" if self.good and self.state is not None else what
 
 
+_RAISING: ContextVar[bool] = ContextVar("interrupts raise", default=False)
+
+
+@contextmanager
+def raising_interrupts() -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt at once: for work whose half-finished result must not be taken for a whole one."""
+    token = _RAISING.set(True)
+    try:
+        yield
+    finally:
+        _RAISING.reset(token)
+
+
 class _Interrupt:
     """While it is entered, the first Ctrl-C only sets `hit` (the step under way is finished); the second one raises at once."""
 
@@ -84,7 +99,7 @@ class _Interrupt:
         self.hit = True
 
     def __enter__(self) -> _Interrupt:
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not _RAISING.get():
             self.outer = signal.getsignal(signal.SIGINT)
             # A program that ignores Ctrl-C, or handles it its own way, keeps doing so.
             if self.outer is signal.default_int_handler or isinstance(self.outer, _Interrupt):
@@ -112,7 +127,8 @@ def evolve(
 
     The caller's state is never changed (it is copied once on entry) unless `donate` gives it away. Watchers are called after
     every step. Ctrl-C ends the run after the step under way and returns the state reached, with watchers closed as usual; its
-    `state.step` tells how far it came. ValueError if nothing could end the run, TypeError if the state has no `step`.
+    `state.step` tells how far it came (inside `raising_interrupts()` it
+    raises instead). ValueError if nothing could end the run, TypeError if the state has no `step`.
     NonFinite passes through with the last good state attached.
 
     >>> from dataclasses import dataclass
@@ -141,32 +157,31 @@ def evolve(
         state = copy_state(state)
 
     advance, ended, clean = dynamics.step, False, False
-    opened: list[Watcher] = []
     failure: NonFinite | None = None
-    with _Interrupt() as interrupt:
-        try:
+    try:
+        # The stack closes every watcher that was opened, whatever another one raises.
+        with _Interrupt() as interrupt, ExitStack() as closing:
             for watcher in watchers:
                 if hasattr(watcher, "begin"):
                     watcher.begin(state, steps)
-                opened.append(watcher)
-            if until is None or not until(state):
-                for _ in repeat(None) if steps is None else repeat(None, steps):
-                    state = advance(state)
-                    if watchers:
-                        number = state.step
-                        for watcher in watchers:
-                            if watcher(number, state):
-                                ended = True
-                    if ended or interrupt.hit or (until is not None and until(state)):
-                        break
-            clean = True
-            return state
-        except NonFinite as error:
-            clean, failure, error.state = error.good, error, state
-            raise
-        finally:
-            for watcher in opened:
                 if hasattr(watcher, "end"):
-                    watcher.end(state, clean)
-            if failure is not None:
-                failure.saved = next((str(w.saved) for w in watchers if getattr(w, "saved", None)), None)
+                    closing.callback(lambda end=watcher.end: end(state, clean))
+            try:
+                if until is None or not until(state):
+                    for _ in repeat(None) if steps is None else repeat(None, steps):
+                        state = advance(state)
+                        if watchers:
+                            number = state.step
+                            for watcher in watchers:
+                                if watcher(number, state):
+                                    ended = True
+                        if ended or interrupt.hit or (until is not None and until(state)):
+                            break
+                clean = True
+            except NonFinite as error:
+                clean, failure, error.state = error.good, error, state
+                raise
+        return state
+    finally:
+        if failure is not None:
+            failure.saved = next((str(w.saved) for w in watchers if getattr(w, "saved", None)), None)

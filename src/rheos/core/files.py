@@ -5,7 +5,7 @@ import importlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,17 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is damaged: not a safetensors file ({error})") from None
 
 
-def rheos_class(name: str) -> type:
-    """The rheos class of a dotted name found in a file. ValueError for anything that is not a class defined in rheos."""
-    refusal = ValueError(f"class {name!r} in the file is not a rheos class: only rheos.* classes are built from files; pass your own object instead")
-    if not isinstance(name, str) or not name.startswith("rheos.") or not all(part.isidentifier() for part in name.split(".")):
-        raise refusal
-    module, _, attribute = name.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        raise ValueError(f"class {name!r} in the file does not exist in this version of rheos") from None
+def rheos_class(name: Any, *, rooms: Collection[str]) -> type:
+    """The class of a dotted name `rheos.<room>.<Class>` found in a file, if it is public in one of `rooms`; nothing else is even imported.
+
+    ValueError for any other name.
+    """
+    parts = name.split(".") if isinstance(name, str) else []
+    if len(parts) != 3 or parts[0] != "rheos" or parts[1] not in rooms:
+        raise ValueError(f"class {name!r} in the file is not a rheos class of {' or '.join(sorted(rooms))}: only those are built from files; "
+                         "pass your own object instead")
+    module = importlib.import_module(f"rheos.{parts[1]}")
+    found = getattr(module, parts[2], None) if parts[2] in module.__all__ else None
     if not isinstance(found, type) or not found.__module__.startswith("rheos."):
-        raise refusal
+        raise ValueError(f"class {name!r} in the file does not exist in this version of rheos")
     return found

@@ -34,11 +34,15 @@ def _is_shared(item: dataclasses.Field) -> bool:
 
 def copy_state(state: Any, memo: dict | None = None) -> Any:
     """A state that can be changed without touching `state`: tensors cloned with their graph, modules and optimisers copied together."""
-    memo = {} if memo is None else memo
+    if memo is None:
+        memo = {}
+        _copy_learners(state, memo)
     if id(state) in memo:
         return memo[id(state)]
     if isinstance(state, nn.Module | Optimizer):
         return copy.deepcopy(state, memo)      # one memo: the copied optimiser points at the copied parameters
+    if isinstance(state, nn.Parameter):
+        return copy.deepcopy(state, memo)      # a parameter is a place where learning happens, not a point of a graph
     if isinstance(state, Tensor):
         made: Any = state.clone()
     elif isinstance(state, torch.Generator):
@@ -65,6 +69,22 @@ def copy_state(state: Any, memo: dict | None = None) -> Any:
     return made
 
 
+def _copy_learners(state: Any, memo: dict) -> None:
+    """Copy modules and optimisers first: what an optimiser moves must be the copy's own leaf, wherever else the state holds it."""
+    if isinstance(state, nn.Module | Optimizer):
+        copy.deepcopy(state, memo)
+    elif dataclasses.is_dataclass(state) and not isinstance(state, type):
+        for item in _fields(state):
+            if not _is_shared(item):
+                _copy_learners(getattr(state, item.name), memo)
+    elif isinstance(state, dict):
+        for value in state.values():
+            _copy_learners(value, memo)
+    elif isinstance(state, list | tuple | deque):
+        for value in state:
+            _copy_learners(value, memo)
+
+
 def flatten(state: Any) -> tuple[Any, dict[str, Tensor]]:
     """(tree, tensors): a JSON-able description of `state` in which every tensor is named by its field path, and those tensors."""
     tensors: dict[str, Tensor] = {}
@@ -78,11 +98,9 @@ def _describe(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"tensor": path}
+        return {"tensor": _keep(value, path, tensors)}
     if isinstance(value, np.ndarray):
-        tensors[path] = torch.from_numpy(np.ascontiguousarray(value))
-        return {"array": path}
+        return {"array": _keep(torch.from_numpy(np.ascontiguousarray(value)), path, tensors)}
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
@@ -92,8 +110,7 @@ def _describe(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.Generator):
-        tensors[path] = value.get_state()
-        return {"generator": path}
+        return {"generator": _keep(value.get_state(), path, tensors)}
     if isinstance(value, nn.Module):
         return {"module": [[k, inside(k, v)] for k, v in value.state_dict().items()]}
     if isinstance(value, Optimizer):
@@ -103,12 +120,25 @@ def _describe(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         kept = [item for item in _fields(value) if not _is_shared(item)]
         return {"dataclass": type(value).__qualname__, "fields": [[f.name, inside(f.name, getattr(value, f.name))] for f in kept]}
     if isinstance(value, dict):
+        odd = [k for k in value if not isinstance(k, str | int | float | bool | None)]
+        if odd:
+            raise TypeError(f"state field {path or '(root)'} has the key {odd[0]!r}; keys must be text or numbers to be saved")
         return {"dict": [[k, inside(k, v)] for k, v in value.items()]}
     if isinstance(value, deque):
         return {"deque": [inside(i, v) for i, v in enumerate(value)], "maxlen": value.maxlen}
     if isinstance(value, list | tuple):
         return {type(value).__name__ if type(value) in (list, tuple) else "tuple": [inside(i, v) for i, v in enumerate(value)]}
     raise TypeError(f"state field {path or '(root)'} holds a {type(value).__name__}, which cannot be saved; make the field shared() or use tensors and numbers")
+
+
+def _keep(value: Tensor, path: str, tensors: dict[str, Tensor]) -> str:
+    """Put a tensor away under its path; two fields whose paths read alike (1 and "1", a.b and a["b"]) get names of their own."""
+    if value.layout != torch.strided:
+        raise TypeError(f"state field {path or '(root)'} holds a {value.layout} tensor, which cannot be saved; keep its parts as dense tensors")
+    while path in tensors:
+        path += "'"
+    tensors[path] = value
+    return path
 
 
 def restore(tree: Any, tensors: dict[str, Tensor], template: Any) -> Any:
@@ -133,8 +163,8 @@ def _rebuild(tree: Any, tensors: dict[str, Tensor], template: Any, path: str, de
     if kind == "tensor":
         saved = tensors[content]
         if isinstance(template, Tensor):
-            if template.dtype != saved.dtype:
-                raise differ(f"a tensor of {saved.dtype}")
+            if template.dtype != saved.dtype or template.shape != saved.shape:
+                raise differ(_kind(saved))
             return saved.to(template.device).requires_grad_(template.requires_grad)
         return saved.to(device)
     if kind == "array":
@@ -144,7 +174,10 @@ def _rebuild(tree: Any, tensors: dict[str, Tensor], template: Any, path: str, de
     if kind == "complex":
         return complex(*map(float, content))
     if kind == "dtype":
-        return getattr(torch, content)
+        found = getattr(torch, content)
+        if not isinstance(found, torch.dtype):
+            raise TypeError(f"{content} is not a dtype")
+        return found
     if kind == "generator":
         made = torch.Generator(template.device if isinstance(template, torch.Generator) else "cpu")
         made.set_state(tensors[content])
@@ -191,7 +224,7 @@ def _rebuild(tree: Any, tensors: dict[str, Tensor], template: Any, path: str, de
 
 
 def _kind(value: Any) -> str:
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else "nothing" if value is None else f"a {type(value).__name__}"
+    return f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def same(a: Any, b: Any) -> str | None:

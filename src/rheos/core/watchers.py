@@ -50,6 +50,7 @@ class Trace:
         self._file: Any = None
 
     def begin(self, state: Any, steps: int | None) -> None:
+        self.rows = []
         if self.path is None:
             return
         if self.path.exists():
@@ -83,9 +84,11 @@ def read_rows(path: str | Path) -> list[dict[str, float]]:
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         try:
-            rows.append({k: math.nan if v is None else v for k, v in json.loads(line).items()})
-        except (json.JSONDecodeError, AttributeError):
-            if number + 1 < len(lines):
+            row = {k: math.nan if v is None else v for k, v in json.loads(line).items()}
+            row["step"] + 0
+            rows.append(row)
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            if number + 1 < len(lines) or not isinstance(error, json.JSONDecodeError):
                 raise ValueError(f"{path} is damaged at line {number + 1}") from None
     return rows
 

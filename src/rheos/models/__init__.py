@@ -1,5 +1,6 @@
 """Models: a trained field with its transform, classes and card; training one, saving it, loading it."""
-from rheos.models.learn import Training, pick_device, train
+from rheos.models.devices import pick_device
+from rheos.models.learn import Training, train
 from rheos.models.model import Model, load
 from rheos.models.transforms import Standardise
 

@@ -1,6 +1,7 @@
 """`train`: from data to a Model, with settings that work without tuning."""
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from rheos.core import Checkpoint, Draws, Watcher, checks, evolve, latest_checkpoint, load_state
 from rheos.couplings import Independent
 from rheos.data import Dataset
+from rheos.models.devices import pick_device
 from rheos.models.model import Model
 from rheos.models.transforms import Standardise
 from rheos.nets import ResidualMLP
@@ -22,26 +24,17 @@ from rheos.objectives.when import TimeLaw
 from rheos.paths import Field, Path
 from rheos.training import Average, Cosine, Descent, DescentState
 
-__all__ = ["Training", "pick_device", "train"]
+__all__ = ["Training", "train"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name: auto (the best there is), cpu, cuda, cuda:1, mps. ValueError if it does not exist here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device
-
-
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A prepared training run: the dynamics, its start, and how an end state becomes a Model."""
+    """A prepared training run: the dynamics, its start, and how an end state becomes a Model.
+
+    about: what decides the run, JSON-able: its settings and a hash of its data, for checkpoints to compare.
+    """
 
     descent: Descent
     start: DescentState
@@ -50,6 +43,7 @@ class Training:
     event: tuple[int, ...]
     classes: int | None
     card: dict
+    about: dict
 
     @classmethod
     def prepare(
@@ -81,8 +75,15 @@ class Training:
         checks.one_of("precision", precision, PRECISIONS)
         where = pick_device(device)
         x, y, bounds, name = (data.x, data.y, data.bounds, data.name) if isinstance(data, Dataset) else (data, None, None, "tensor")
-        if checks.tensor("data", x, floating=True).ndim < 2:
-            raise ValueError(f"data must have shape (rows, *event), got {tuple(x.shape)}")
+        if checks.tensor("data", x, floating=True).dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"data must be float32 or float64, got {x.dtype}")
+        if x.ndim < 2 or not x.numel():
+            raise ValueError(f"data must have shape (rows, *event) with no empty axis, got {tuple(x.shape)}")
+        for setting, value, kind in (("path", path, Path), ("net", net, nn.Module)):
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{setting} must be a {kind.__name__}, got {value!r}")
+        if when is not None and not callable(getattr(when, "sample", None)):
+            raise TypeError(f"when must be a law of times such as LogitNormal(), got {when!r}")
         event, classes = tuple(x.shape[1:]), data.classes if isinstance(data, Dataset) and y is not None else None
         path = Path.linear() if path is None else path
         if path.two_sided:
@@ -90,7 +91,7 @@ class Training:
         transform = Standardise.fit(x, bounds)
         if net is None:
             with Draws.of(seed).scope(0):
-                net = ResidualMLP(event, width=width, depth=depth, dropout=dropout, classes=classes)
+                net = ResidualMLP(event, width=width, depth=depth, dropout=dropout, classes=classes).to(x.dtype)
         net = net.to(where)
         if compile:
             net.compile()
@@ -99,11 +100,17 @@ class Training:
         # A long run ends at rate 0; a warm-up of one step in fifty keeps Adam's first, badly scaled moves small.
         descent = Descent(matching, coupling, batch, partial(torch.optim.Adam, lr=rate, betas=(0.9, 0.99), fused=where.type != "mps"),
                           Cosine(steps, min(steps // 50, 100)), Average(decay), clip, accumulate, PRECISIONS[precision], seed=seed)
-        card = {"data": name, "rows": len(x), "steps": steps, "batch": batch, "rate": rate, "seed": seed if isinstance(seed, int) else seed.seed,
+        card = {"data": name, "rows": len(x), "steps": steps, "batch": batch, "rate": rate, "seed": Draws.of(seed).seed,
                 "precision": precision, "parameters": sum(p.numel() for p in net.parameters())}
         if isinstance(data, Dataset):
             card |= {"meaning": data.meaning, "licence": data.licence, "source": data.source}
-        return cls(descent, descent.init(net), matching, transform, event, classes, card)
+        digest = hashlib.sha256(x.detach().cpu().contiguous().numpy())
+        if y is not None:
+            digest.update(y.cpu().contiguous().numpy())
+        about = {"steps": steps, "path": repr(path), "predicts": list(matching.predicts), "when": repr(matching.when), "batch": batch, "rate": rate,
+                 "width": width, "depth": depth, "dropout": dropout, "drop_condition": matching.drop_condition, "decay": decay, "clip": clip,
+                 "accumulate": accumulate, "seed": card["seed"], "precision": precision, "net": type(net).__qualname__, "data": digest.hexdigest()}
+        return cls(descent, descent.init(net), matching, transform, event, classes, card, about)
 
     def model(self, state: DescentState) -> Model:
         """The Model that `state` has learned: its averaged network."""
@@ -126,7 +133,7 @@ def train(
 
     data: a Dataset, or a tensor (rows, *event). net: a network of your own, trained in place; default a ResidualMLP with the data's
     classes. steps: minibatches. checkpoint: a folder for the whole state, every `every` steps; with `resume` the run goes on from the
-    last one there, and ends where the uninterrupted run would have ended, bit for bit.
+    last one there, if data and settings are the same, and ends where the uninterrupted run would have ended, bit for bit.
     settings: path (Path.linear()), predicts ("velocity"), when (LogitNormal()), batch (256), rate (2e-3, with a cosine to 0), width (160),
     depth (3), dropout (0.1), drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device
     ("auto"), precision ("fp32" or "bf16"), compile (False). watch: watchers of the run.
@@ -136,16 +143,18 @@ def train(
     """
     run = Training.prepare(data, net, steps=steps, **settings)
     state, watchers = run.start, list(watch)
+    found = None if checkpoint is None else latest_checkpoint(checkpoint)
     if resume:
         if checkpoint is None:
             raise ValueError("resume needs the folder of the run: pass checkpoint")
-        found = latest_checkpoint(checkpoint)
         if found is None:
             raise FileNotFoundError(f"{checkpoint} holds no checkpoint to resume from")
-        state = load_state(found, state)
+        state = load_state(found, state, about=run.about)
+    elif found is not None:
+        raise ValueError(f"checkpoint {checkpoint} holds a run already ({found.name}): pass resume=True to go on with it, or another folder")
     if checkpoint is not None:
-        watchers.append(Checkpoint(checkpoint, every))
-    end = evolve(run.descent, state, max(0, steps - state.step), watch=watchers, donate=True)
+        watchers.append(Checkpoint(checkpoint, every, about=run.about))
+    end = evolve(run.descent, state, steps - state.step, watch=watchers, donate=True)
     if end.step < steps:
         warnings.warn(f"training was stopped at step {end.step} of {steps}; the model is what it was there", stacklevel=2)
     return run.model(end)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import rheos
 from rheos.core import Draws, Watcher, checks
 from rheos.core.files import load_json, load_tensors, rheos_class, save_json, tensor_bytes, write_bytes
+from rheos.models.devices import pick_device
 from rheos.models.transforms import Standardise
 from rheos.paths import Field, Path, Times
 from rheos.samplers import Rule, Table, sample
@@ -29,8 +31,11 @@ class Model:
     """
 
     def __init__(self, field: Field, transform: Standardise, event: tuple[int, ...], *, classes: int | None = None, card: dict | None = None):
-        self.field, self.transform, self.event = field, transform, tuple(event)
-        self.classes, self.card = classes, dict(card or {})
+        self.field, self.transform, self.event = field, transform, tuple(checks.integer("event", size, least=1) for size in event)
+        self.classes = None if classes is None else checks.integer("classes", classes, least=1)
+        if card is not None and not isinstance(card, dict):
+            raise TypeError(f"card must be a dict, got {type(card).__name__}")
+        self.card = dict(card or {})
 
     def sample(
         self,
@@ -71,9 +76,10 @@ class Model:
     def save(self, folder: str | FilePath) -> FilePath:
         """Write one safetensors file and one model.json to `folder`; the old model stays good until the new one is whole.
 
-        TypeError if the path is made by a function of the user's, which no file can hold.
+        TypeError if the path is made by a function of the user's, which no file can hold; TypeError or ValueError for a card that is not JSON.
         """
         folder, net = FilePath(folder), self.field.net
+        json.dumps(self.card, allow_nan=False)       # before anything is written
         tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
         tensors |= {"transform.mean": self.transform.mean, "transform.std": self.transform.std}
         content = tensor_bytes(tensors)
@@ -83,7 +89,7 @@ class Model:
         description = {
             "format": FORMAT, "rheos": rheos.__version__, "tensors": name, "sha256": digest, "event": list(self.event), "classes": self.classes,
             "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "path": self.field.path.to_json(),
-            "net": {"class": f"{type(net).__module__}.{type(net).__qualname__}", "settings": getattr(net, "settings", None)}, "card": self.card,
+            "net": {"class": _public_name(type(net)), "settings": getattr(net, "settings", None)}, "card": self.card,
         }
         write_bytes(folder / name, content)
         save_json(folder / "model.json", description)
@@ -93,49 +99,73 @@ class Model:
         return folder
 
 
-def load(folder: str | FilePath, *, net: nn.Module | None = None, device: torch.device | str = "cpu") -> Model:
+def _public_name(kind: type) -> str:
+    """rheos.nets.ResidualMLP for a public class of the room, else module and name."""
+    room = ".".join(kind.__module__.split(".")[:2])
+    return f"{room}.{kind.__qualname__}" if room == "rheos.nets" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = "cpu") -> Model:
     """The model saved in `folder`. net: a network for its weights, needed if it is not one of rheos' own.
 
     Only rheos classes are built from the file. FileNotFoundError if there is no model; ValueError that names the file if it is damaged,
     of another format, or names a class that rheos will not build.
     """
     folder = FilePath(folder)
+    device = pick_device(device)
     place = folder / "model.json"
     if not place.is_file():
         raise FileNotFoundError(f"{folder} holds no model: {place} does not exist")
     found = load_json(place)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] != FORMAT:
         form = found.get("format") if isinstance(found, dict) else None
         raise ValueError(f"{place} has model format {form}, this version of rheos reads {FORMAT}")
     try:
-        name = str(found["tensors"])
-        if FilePath(name).name != name:
-            raise ValueError(f"{place} names a file outside its folder: {name}")
+        tensors = _checked_tensors(folder, found["tensors"], found["sha256"], place)
         path = Path.from_json(found["path"])
-        predicts, event, classes = tuple(found["predicts"]), tuple(found["event"]), found["classes"]
-        bounds = None if found["bounds"] is None else tuple(found["bounds"])
-        if net is None:
-            kind = found["net"]["class"]
-            if not str(kind).startswith("rheos."):
-                raise ValueError(f"{place}: the network is a {kind}; only rheos.* classes are built from files: "
-                                 "pass your own object as load(folder, net=MyNet())")
-            maker = rheos_class(kind)
-            if not issubclass(maker, nn.Module) or not isinstance(found["net"]["settings"], dict):
-                raise ValueError(f"{place}: {kind} is not a network that can be built from settings; pass your own object as load(folder, net=MyNet())")
-            net = maker(**found["net"]["settings"])
-        digest = found["sha256"]
-    except (KeyError, TypeError) as error:
+        field = Field(_network(found["net"], tensors) if net is None else net, path, tuple(found["predicts"]))
+        transform = Standardise(tensors["transform.mean"], tensors["transform.std"], None if found["bounds"] is None else tuple(found["bounds"]))
+        model = Model(field, transform, tuple(found["event"]), classes=found["classes"], card=found["card"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place} is damaged: {type(error).__name__} {error}") from None
-    content = (folder / name).read_bytes() if (folder / name).is_file() else None
-    if content is None:
-        raise FileNotFoundError(f"{folder / name}, which {place} names, does not exist")
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(f"{folder / name} is damaged: its content is not what {place} recorded")
-    tensors = load_tensors(folder / name)[0]
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    weights = {key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")}
     try:
-        net.load_state_dict({key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")})
+        field.net.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {folder / name} do not fit {type(net).__name__}: {' '.join(str(error).split())}") from None
-    transform = Standardise(tensors["transform.mean"], tensors["transform.std"], bounds)
-    model = Model(Field(net.eval().requires_grad_(False), path, predicts), transform, event, classes=classes, card=found.get("card"))
-    return model.to(checks.tensor("device", torch.empty(0, device=device)).device)
+        raise ValueError(f"the weights in {folder / found['tensors']} do not fit {type(field.net).__name__}: {' '.join(str(error).split())}") from None
+    field.net.eval().requires_grad_(False)
+    return model.to(device)
+
+
+def _checked_tensors(folder: FilePath, name: Any, digest: Any, place: FilePath) -> dict[str, Tensor]:
+    """The tensors beside model.json, once their file is known to be the one that it names."""
+    if not isinstance(name, str) or FilePath(name).name != name:
+        raise ValueError(f"it names a file outside its folder: {name}")
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder / name}, which {place} names, does not exist")
+    if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+        raise ValueError(f"{folder / name} is damaged: its content is not what model.json recorded")
+    return load_tensors(folder / name)[0]
+
+
+def _network(described: dict, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of a class and its settings. Built without memory first: a file may ask for any size, and gets that of its tensors only."""
+    kind, settings = described["class"], described["settings"]
+    if not isinstance(kind, str) or not kind.startswith("rheos."):
+        raise ValueError(f"the network is a {kind}; only rheos.* classes are built from files: pass your own object as load(folder, net=MyNet())")
+    maker = rheos_class(kind, rooms=("nets",))
+    if not issubclass(maker, nn.Module) or not isinstance(settings, dict):
+        raise ValueError(f"{kind} is not a network that can be built from settings; pass your own object as load(folder, net=MyNet())")
+    saved = sum(value.numel() for key, value in tensors.items() if key.startswith("net."))
+    try:
+        with torch.device("meta"):
+            asked = sum(value.numel() for value in maker(**settings).state_dict().values())
+    except RuntimeError as error:
+        raise ValueError(f"{kind} cannot be built from these settings: {' '.join(str(error).split())[:200]}") from None
+    if asked != saved:
+        raise ValueError(f"the settings of {kind} ask for {asked} numbers, the file holds {saved}")
+    made = maker(**settings)
+    first = next((value for key, value in tensors.items() if key.startswith("net.") and value.is_floating_point()), None)
+    return made if first is None else made.to(first.dtype)

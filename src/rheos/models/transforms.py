@@ -23,6 +23,13 @@ class Standardise:
     std: Tensor
     bounds: tuple[float, float] | None = None
 
+    def __post_init__(self):
+        checks.finite("mean", self.mean)
+        if self.std.shape != self.mean.shape or not bool((checks.finite("std", self.std) > 0).all()):
+            raise ValueError(f"std must be positive and of the mean's shape {tuple(self.mean.shape)}, got shape {tuple(self.std.shape)}")
+        if self.bounds is not None and (len(self.bounds) != 2 or not float(self.bounds[0]) < float(self.bounds[1])):
+            raise ValueError(f"bounds must be (low, high) with low < high, got {self.bounds}")
+
     @classmethod
     def fit(cls, x: Float[Tensor, "rows *event"], bounds: tuple[float, float] | None = None) -> Standardise:
         """The transform that gives `x` mean 0 and variance 1. ValueError if all its entries are equal."""

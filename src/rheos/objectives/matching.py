@@ -47,6 +47,8 @@ class _Adding:
     def __rmul__(self, factor: float) -> Sum:
         return Sum(((float(factor), self),))
 
+    __mul__ = __rmul__
+
 
 @dataclass(frozen=True, eq=False)
 class Sum(_Adding):
@@ -59,6 +61,8 @@ class Sum(_Adding):
 
     def __rmul__(self, factor: float) -> Sum:
         return Sum(tuple((factor * weight, part) for weight, part in self.parts))
+
+    __mul__ = __rmul__
 
     def __call__(self, net: Callable, pair: Pair, *, seed: int | Draws = 0, step: int = 0) -> Loss:
         value: Any = 0.0
@@ -92,7 +96,7 @@ class Matching(_Adding):
         if not isinstance(self.path, Path):
             raise TypeError(f"path must be a Path, got {type(self.path).__name__}")
         object.__setattr__(self, "predicts", (self.predicts,) if isinstance(self.predicts, str) else tuple(self.predicts))
-        for kind in self.predicts:
+        for kind in self.predicts or ("nothing",):
             checks.one_of("predicts", kind, KINDS)
         checks.between("drop_condition", self.drop_condition, 0.0, 1.0)
 
@@ -129,7 +133,8 @@ class Matching(_Adding):
         for kind, value in zip(self.predicts, answers, strict=True):
             if value.shape != point.x.shape:
                 raise ValueError(f"net must return the shape of x, {tuple(point.x.shape)}, got {tuple(value.shape)}")
-            error = (value - point.target(kind)).square()
+            gap = value - point.target(kind)
+            error = gap.abs().square() if gap.is_complex() else gap.square()
             if len(answers) > 1:
                 terms[kind] = error.detach().mean()
             error = error if isinstance(weight, float) and weight == 1.0 else weight * error

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 import rheos
+from rheos.core import raising_interrupts
+from rheos.papers.sources import code_hash
 
 __all__ = ["Fixture", "cache_folder", "fixture", "ledger"]
 
@@ -73,14 +75,16 @@ def fixture(name: str, build: Callable[..., Mapping[str, Tensor]], **arguments: 
     build:     a plain function written in a file, taking all it depends on as arguments and giving a non-empty dict of tensors.
     arguments: numbers, strings, booleans, None, and lists or tuples of them.
 
-    The key is made of name, arguments, the source of `build` itself and the version of rheos, not of what `build` calls: change its name
-    or arguments when something behind it changes. A file that is damaged or of another making is built again and replaced.
+    The key is made of name, arguments, the source of `build`, the file it stands in with all code of rheos that this file imports (see
+    `rheos.papers.sources`) and the version of rheos. A file that is damaged or of another making is built again and replaced. Ctrl-C during
+    a build raises KeyboardInterrupt at once and nothing is kept: a training that ended early would be taken for a whole one ever after.
     ValueError for a name, function, argument or result of another kind; OSError when the cache cannot be written.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"name must be of lower case letters, digits, '_' and '-', got {name!r}")
     begun = time.process_time()
-    made_by = {"name": name, "arguments": _plain(arguments, "arguments"), "source": _source(build), "rheos": rheos.__version__}
+    made_by = {"name": name, "arguments": _plain(arguments, "arguments"), "source": _source(build), "code": _code(build),
+               "rheos": rheos.__version__}
     key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)            # before the build: a folder that cannot be written should not cost the build
@@ -90,7 +94,8 @@ def fixture(name: str, build: Callable[..., Mapping[str, Tensor]], **arguments: 
         token = _USED.set(None)
         try:
             started = time.process_time()
-            built = build(**arguments)
+            with raising_interrupts():
+                built = build(**arguments)
             seconds = time.process_time() - started
         finally:
             _USED.reset(token)
@@ -131,6 +136,15 @@ def _source(build: Callable[..., object]) -> str:
         return textwrap.dedent(inspect.getsource(build))
     except (OSError, TypeError) as error:
         raise ValueError(f"build must be written in a file, but the source of {build.__name__} cannot be read") from error
+
+
+def _code(build: Callable[..., object]) -> str:
+    """Hash of the file that `build` stands in and of all code behind it. The function knows its file; a claim's module has no other name for it."""
+    file = Path(inspect.unwrap(build).__code__.co_filename)
+    try:
+        return code_hash(file)
+    except OSError as error:
+        raise ValueError(f"build must be written in a file, but {file} cannot be read") from error
 
 
 def _checked(name: str, built: object) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class Result:
     checks:          the rows for each seed. scale: FULL or SMOKE.
     cpu_seconds:     for each seed, process time on one torch thread, without fixtures.
     fixture_seconds: for each seed, CPU seconds that its fixtures took to build, whenever that was.
-    code:            hash of the claim and the rooms it speaks about. versions: of rheos, torch, numpy, python.
+    code:            hash of the claim and of all code that its numbers come from. versions: of rheos, torch, numpy, python.
     date:            UTC, as 2030-01-31.
     """
 

@@ -6,7 +6,6 @@ held to the rules: at least one core row, no control that was typed in, and at s
 from __future__ import annotations
 
 import datetime
-import hashlib
 import math
 import platform
 import sys
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rheos
-from rheos.papers import results
+from rheos.papers import results, sources
 from rheos.papers.catalog import find
 from rheos.papers.checks import Check, Scale, judge
 from rheos.papers.controls import literal_controls
@@ -81,9 +80,11 @@ def measure(claim: Claim, *, scale: Scale = Scale.FULL, seeds: Sequence[int] | N
     """Run a claim for its seeds (at smoke scale: its first) and give the rows with their cost.
 
     seeds: other seeds than the claim's own. on_seed: called with each seed when it is done, for a progress bar.
-    torch runs on one thread meanwhile. ClaimError when the claim raises, gives no rows, no core row or rows that differ between seeds,
+    torch runs on one thread meanwhile, and Ctrl-C raises KeyboardInterrupt at once: a run that ended early would be measured as if it were
+    whole. ClaimError when the claim raises, gives no rows, no core row or rows that differ between seeds,
     and at smoke scale also when a number is not finite, a fixture is used, or the plot cannot be drawn.
     """
+    from rheos.core import raising_interrupts
     from rheos.papers.fixtures import ledger
 
     chosen = _seeds(seeds) if seeds is not None else claim.seeds[:1] if scale is Scale.SMOKE else claim.seeds
@@ -93,7 +94,7 @@ def measure(claim: Claim, *, scale: Scale = Scale.FULL, seeds: Sequence[int] | N
     code = code_hash(claim.file)
     for seed in chosen:
         try:
-            with _one_thread(), ledger() as used:
+            with raising_interrupts(), _one_thread(), ledger() as used:
                 begun = time.process_time()
                 rows = claim.measure(seed=seed, scale=scale)
                 cpu[seed] = time.process_time() - begun - sum(one.spent for one in used)
@@ -119,19 +120,8 @@ def versions() -> dict[str, str]:
 
 
 def code_hash(file: Path) -> str:
-    """Hash of the claim file and of every .py that its numbers come from: the rooms of the paper's parts, the core, and the checks."""
-    digest = hashlib.sha256(file.read_bytes())
-    try:
-        parts = find(file.stem).parts
-    except ValueError:                                  # a claim of one's own, about no paper of the catalog
-        parts = ()
-    sources = {PACKAGE / "papers" / "checks.py"}
-    for room in {"core", *map(_room, parts)}:
-        sources |= {PACKAGE / f"{room}.py", *(PACKAGE / room).rglob("*.py")}
-    for source in sorted(path for path in sources if path.is_file()):
-        digest.update(f"\n{source.relative_to(PACKAGE).as_posix()}\n".encode())
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+    """Hash of the claim file and of all code of rheos that its numbers come from, see `rheos.papers.sources`."""
+    return sources.code_hash(file, PACKAGE)
 
 
 def stale(slug: str, *folders: Path, scale: Scale = Scale.FULL) -> bool:
@@ -157,12 +147,6 @@ def checkout() -> Path | None:
     """The folder of the checkout that this rheos runs from, None when it is an installed copy."""
     root = PACKAGE.parent.parent
     return root if PACKAGE.parent.name == "src" and (root / "pyproject.toml").is_file() else None
-
-
-def _room(part: str) -> str:
-    """The room of a dotted part; the few names that stand in rheos itself are looked up in their own."""
-    name = part.split(".")[1]
-    return rheos.NAMES.get(name, name)
 
 
 def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:

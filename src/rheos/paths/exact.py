@@ -97,6 +97,8 @@ class ExactField(Field):
             rest = torch.einsum("ni,kij->nkj", x, self._axes.to(x)) - wide(b) * self._turned.to(x)
         else:
             rest = x[:, None, :] - wide(b) * mean
+        if bool((variance == 0).any()):
+            raise ValueError("a finite data set has no density where no noise is left (t = 1); end the times a little before")
         q = rest / variance
         logits = self._log_weights.to(x) - 0.5 * ((rest * q).sum(-1) + variance.log().sum(-1))
         if cond is not None:

@@ -40,8 +40,11 @@ class Field:
             raise TypeError(f"path must be a Path, got {type(path).__name__}")
         self.net, self.path = net, path
         self.predicts: tuple[str, ...] = (predicts,) if isinstance(predicts, str) else tuple(predicts)
-        for kind in self.predicts:
+        for kind in self.predicts or ("nothing",):
             checks.one_of("predicts", kind, KINDS)
+        kinds = set(self.predicts)
+        if path.two_sided and "velocity" not in kinds and not ("data" in kinds and kinds & {"noise", "score"}):
+            raise ValueError(f"predicts = {self.predicts} does not tell the velocity of a two-sided path; predict velocity, and noise for the score")
         self.nfe = 0
 
     @property
@@ -62,6 +65,8 @@ class Field:
 
         ValueError for times outside [0, 1] and for shapes that do not fit.
         """
+        if not (x.is_floating_point() or x.is_complex()):
+            raise TypeError(f"x must hold floating-point numbers, got {x.dtype}")
         if at is None:
             t = t.to(x.device) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=x.device)
             if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):

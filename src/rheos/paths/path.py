@@ -63,6 +63,10 @@ class Path:
 
     schedule: Schedule
 
+    def __post_init__(self):
+        if not callable(getattr(self.schedule, "coefficients", None)):
+            raise TypeError(f"schedule must be a schedule such as Linear(), got {self.schedule!r}; or build the path with Path.linear()")
+
     @classmethod
     def linear(cls) -> Path:
         """alpha = t, sigma = 1 - t. Velocity is data minus noise."""
@@ -161,7 +165,7 @@ class Path:
         """The path that `to_json` described. ValueError for anything else, classes that are not schedules of this room included."""
         if not isinstance(content, dict) or "class" not in content:
             raise ValueError(f"not a path: {content!r}")
-        maker = rheos_class(content["class"])
+        maker = rheos_class(content["class"], rooms=("paths",))
         if maker.__module__ != Linear.__module__ or not hasattr(maker, "coefficients"):
             raise ValueError(f"class {content['class']!r} in the file is not a schedule")
         try:

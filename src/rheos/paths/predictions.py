@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rheos.core import checks
@@ -63,7 +64,8 @@ class Prediction:
 
     def _need(self, letter: str, kind: str, given: str) -> Any:
         if _vanishes(getattr(self._at, letter)):
-            end = {"b": "t = 0, where nothing of the data is left", "c": "an end of the path, where no noise is left"}[letter]
+            end = {"a": "t = 1, where nothing of the source is left", "b": "t = 0, where nothing of the data is left",
+               "c": "an end of the path, where no noise is left"}[letter]
             raise ValueError(f"{kind} cannot be read off a {given} prediction at {end}; start or end the times a little inside")
         return getattr(self.at, letter)
 
@@ -81,7 +83,7 @@ class Prediction:
             return at.c * (at.b * known["velocity"] - at.db * x) / self._wronskian()
         if kind == "data":
             if "velocity" in known:
-                return (at.cdc * x - at.c * at.c * known["velocity"]) / self._wronskian()
+                return self._data_from_velocity()
             if "score" in known:
                 return (x + at.c * at.c * known["score"]) / self._need("b", "data", "score")
             return (x - at.c * known["noise"]) / self._need("b", "data", "noise")
@@ -99,12 +101,23 @@ class Prediction:
             self._need("c", "velocity", "noise")
         return ratio * x + (at.dc - at.c * ratio) * known["noise"]
 
+    def _data_from_velocity(self) -> Tensor:
+        at, x, silent = self.at, self.x, self._at.c == 0
+        top, bottom = at.cdc * x - at.c * at.c * self._known["velocity"], at.b * at.cdc - at.c * at.c * at.db
+        if not _vanishes(self._at.c):
+            return top / bottom
+        # Where no noise is left x is the data, up to its scale; only there the quotient is 0 / 0.
+        if isinstance(silent, Tensor) and silent.ndim:
+            silent = silent.reshape(-1, *(1,) * (x.ndim - 1)).to(x.device)
+            return torch.where(silent, x / at.b, top / torch.where(silent, 1.0, bottom))
+        return x / at.b
+
     def _wronskian(self) -> Any:
         """c (b c' - c b'), never 0 inside the interval of a path whose signal-to-noise ratio rises."""
         at = self._at
         value = at.b * at.cdc - at.c * at.c * at.db
         if _vanishes(value):
-            raise ValueError("data and noise cannot be told apart from a velocity where no noise is left (t = 1); end the times a little before")
+            raise ValueError("noise cannot be read off a velocity where no noise is left (t = 1); end the times a little before")
         at = self.at
         return at.b * at.cdc - at.c * at.c * at.db
 
@@ -121,8 +134,12 @@ class Prediction:
                 noise = self.noise
                 return -noise / self._need("c", "score", "noise")
         elif kind == "velocity":
-            if {"data", "source"} <= known.keys():
+            if {"data", "source"} <= known.keys() or ("data" in known and self._tells_noise()):
+                source = self.source
+                known = {**known, "source": source}
                 return at.da * known["source"] + at.db * known["data"] - at.cdc * self.score
+        elif kind == "source" and "data" in known and self._tells_noise():
+            return (x - at.b * known["data"] + at.c * at.c * self.score) / self._need("a", "source", "data")
         elif "velocity" in known:
             # Take the noise's share out of x and v; what is left is a x0 + b x1 and a' x0 + b' x1.
             plain = self._noiseless()
@@ -132,9 +149,12 @@ class Prediction:
                 return (at.a * speed - at.da * rest) / determinant if kind == "data" else (at.db * rest - at.b * speed) / determinant
         raise ValueError(f"{kind} of a two-sided path cannot be read off {' and '.join(sorted(known))} alone; predict two kinds, such as velocity and noise")
 
+    def _tells_noise(self) -> bool:
+        return "noise" in self._known or "score" in self._known
+
     def _noiseless(self) -> tuple[Tensor, Tensor] | None:
         known, x, at = self._known, self.x, self.at
-        if "score" in known or "noise" in known:
+        if self._tells_noise():
             score = self.score
             return x + at.c * at.c * score, known["velocity"] + at.cdc * score
         silent = self._at.c == 0 if not isinstance(self._at.c, Tensor) else bool((self._at.c == 0).all())

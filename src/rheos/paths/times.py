@@ -73,6 +73,8 @@ class Times:
         ValueError if the clock is not finite at an end of this path.
         """
         steps = checks.integer("steps", steps, least=1)
+        if not isinstance(clock, Clock):
+            raise TypeError(f"clock must be a Clock such as SQRT_U, got {clock!r}")
         start = checks.between("start", path.interval[0] if start is None else start, 0.0, 1.0)
         end = checks.between("end", path.interval[1] if end is None else end, 0.0, 1.0)
         ends = torch.tensor([start, end], dtype=torch.float64)

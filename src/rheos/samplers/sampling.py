@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheos.core import Draws, Watcher, checks, evolve
+from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
 from rheos.samplers.multistep import Edit, Multistep
@@ -72,6 +72,8 @@ def sample(
         checks.finite("start", checks.tensor("start", start, floating=True))
         if n is not None and n != len(start):
             raise ValueError(f"n must be left out or equal the {len(start)} rows of start, got {n}")
+        if not start.numel():
+            raise ValueError(f"start must hold at least one sample, got shape {tuple(start.shape)}")
         n, event = len(start), tuple(start.shape[1:])
     like = field.like if start is None else start
     cond = _spread(cond, n, like.device)
@@ -86,21 +88,30 @@ def sample(
             x = (path.prior((rows, *event), seed=draws, first=first, start=begin_at, dtype=like.dtype, device=like.device)
                  if start is None else start[first : first + rows])
             plan = Multistep(field, table, _cut(cond, first, rows), edit, draws, first)
-            end = evolve(plan, plan.init(x), table.nfe, watch=watch, donate=True)
+            # Half-integrated samples are of no use to anybody: Ctrl-C raises, and a watcher that ends the run is refused.
+            with raising_interrupts():
+                end = evolve(plan, plan.init(x), table.nfe, watch=watch, donate=True)
             if end.step < table.nfe:
-                raise KeyboardInterrupt       # half-integrated samples are of no use to anybody
+                raise ValueError(f"a watcher ended the run after {end.step} of {table.nfe} calls, so there are no samples")
             parts.append(end.x)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _planned(field: Field, rule: Rule | Table | None, steps: int, times: Times | None) -> Table:
+    checks.integer("steps", steps, least=1)
     if isinstance(rule, Table):
+        if rule.times.path != field.path:
+            raise ValueError(f"the table was planned for {rule.times.path.schedule}, but the field lives on {field.path.schedule}")
+        if times is not None:
+            raise ValueError("a table brings its own times: leave times out")
         return rule
+    if isinstance(rule, type):
+        raise TypeError(f"rule must be an instance such as {rule.__name__}(), got the class {rule.__name__}")
     rule = default_rule(field) if rule is None else rule
     if not callable(getattr(rule, "plan", None)):
         raise TypeError(f"rule must be a rule such as DPMSolverPP(order=3), or a Table, got {rule!r}")
     if times is None:
-        return planned(rule, _askable(field, rule, rule.times(field.path, checks.integer("steps", steps, least=1))))
+        return planned(rule, _askable(field, rule, rule.times(field.path, steps)))
     if not isinstance(times, Times):
         raise TypeError(f"times must be a Times, got {type(times).__name__}; build one with Times.uniform(path, steps) or Times(path, t)")
     if times.path != field.path:

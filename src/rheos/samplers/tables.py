@@ -135,7 +135,11 @@ class Rule(Protocol):
     def examples(cls) -> Sequence[Rule]: ...
 
 
-@lru_cache(maxsize=256)
 def planned(rule: Rule, times: Times) -> Table:
     """The table of a rule at these times, planned once."""
+    return _kept(rule, times) if getattr(type(rule), "__hash__", None) is not None else rule.plan(times)
+
+
+@lru_cache(maxsize=256)
+def _kept(rule: Rule, times: Times) -> Table:
     return rule.plan(times)

@@ -167,6 +167,7 @@ def rows(found: Sequence[tuple[type, int, Example]], lines: Sequence[Line] = LIN
 def check_dynamics(cls: type, number: int = 0, lines: Sequence[Line] = LINES) -> None:
     """Run `lines` on example `number` of `cls`. AssertionError that names the line which does not hold, or which is exempt and does."""
     exempt = getattr(cls, "exempt", {})
+    _require(cls.examples()[number].steps >= 3, f"{cls.__name__}, example {number}: examples need 3 steps or more, or a cut run is a whole one")
     unknown = set(exempt) - {line.name for line in LINES}
     _require(not unknown, f"{cls.__name__}.exempt names unknown lines {sorted(unknown)}")
     for line in lines:

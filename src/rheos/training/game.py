@@ -52,6 +52,8 @@ class Player:
     def __post_init__(self):
         checks.integer("every", self.every, least=1)
         checks.integer("accumulate", self.accumulate, least=1)
+        if self.rate is not None and not callable(self.rate):
+            raise TypeError(f"rate must be a function of the step such as Cosine(1000), got {self.rate!r}; the optimiser has the learning rate itself")
         if self.clip is not None:
             checks.positive("clip", self.clip)
 
@@ -129,8 +131,8 @@ class Game:
     def step(self, state: GameState) -> GameState:
         k, draws = state.step, self._draws
         moving = [(name, player) for name, player in self.players.items() if k % player.every == 0]
-        # With one player nothing is changed before its figures are known to be finite, but for its buffers.
-        before = _Snapshot(state, [name for name, _ in moving]) if len(moving) > 1 else None
+        # With one player nothing is changed before its figures are known to be finite, but for its buffers. Several change each other's.
+        before = _Snapshot(state, [name for name, _ in moving]) if len(self.players) > 1 else None
         for name, player in moving:
             try:
                 self._move(state, name, player, draws)
@@ -252,8 +254,9 @@ class _Snapshot:
 
     def __init__(self, state: GameState, names: list[str]):
         self.losses, self.norms = dict(state.losses), dict(state.norms)
-        self.tensors: list[tuple[Tensor, Tensor]] = []
+        self.tensors: list[tuple[Tensor, Tensor]] = [(b, b.clone()) for net in state.nets.values() for b in net.buffers()]
         self.fresh: list[Optimizer] = []
+        self.groups = [(g, {k: v for k, v in g.items() if k != "params"}) for name in names for g in state.optimizers[name].param_groups]
         for name in names:
             held = [state.nets[name]] + ([state.averages[name]] if name in state.averages else [])
             values = [t for module in held for t in (*module.parameters(), *module.buffers())]
@@ -265,6 +268,8 @@ class _Snapshot:
 
     def put_back(self, state: GameState) -> None:
         _restore(self.tensors)
+        for group, kept in self.groups:
+            group.update(kept)
         state.losses, state.norms = self.losses, self.norms
         for optimizer in self.fresh:
             optimizer.state.clear()

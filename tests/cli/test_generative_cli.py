@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import rheos
-from rheos.cli import build, generative, pages, quality, runs
+from rheos.cli import build, figures, generative, pages, quality, runs
 from rheos.cli.errors import run as run_app
 from rheos.cli.images import as_pixels, is_image, sheet
 from rheos.cli.rules import RULE_NAMES, rule_named
@@ -116,7 +116,7 @@ def test_tells_what_comes_next(cli, tmp_path):
     assert out.endswith(f"draw from it:  rheos sample {tmp_path / 'run'}\njudge it:      rheos report {tmp_path / 'run'}\n")
 
 
-def test_stopped_and_resumed_is_unbroken_to_the_bit(cli, finished, tmp_path, monkeypatch):
+def test_stopped_and_resumed_is_unbroken_to_the_bit(cli, finished, tmp_path, monkeypatch, ctrl_c):
     with monkeypatch.context() as patched:
         interrupt_at(3, patched)
         code, out, err = cli("train", "digits", "--out", tmp_path / "run", *SMALL)
@@ -261,6 +261,25 @@ def test_the_report_of_a_table_shows_its_columns(cli, table, few, tmp_path):
         assert distance["model"]["mean"] == pytest.approx(sum(float(metric(scaled(x), scaled(held_out))) for x in drawn) / 3, rel=1e-5)
 
 
+def test_a_column_whose_samples_all_lie_elsewhere_is_drawn_without_warnings(recwarn):
+    """Bars are shares of all rows by width: samples outside the window are missing from the area, not spread over what is inside."""
+    from matplotlib.figure import Figure
+
+    truth = [0.1 * i for i in range(20)]
+    for samples, area in (([1e3, 2e3, 1e4], 0.0), ([0.5, 0.6, 0.7, 1e4], 0.75)):
+        ax = figures.marginal(samples, truth, "column 0", Figure().subplots())
+        assert sum(bar.get_height() * bar.get_width() for bar in ax.patches if hasattr(bar, "get_height")) == pytest.approx(area)
+        figures.drawn(figures.marginal, samples, truth, "column 0")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_the_report_of_a_run_that_learned_nothing_says_nothing_but_its_place(cli, few, tmp_path, recwarn):
+    np.save(tmp_path / "x.npy", (np.arange(60.0).reshape(20, 3) % 7) ** 3 + 1e6)
+    assert cli("train", tmp_path / "x.npy", "--out", tmp_path / "run", *SMALL, "--steps", 1)[0] == 0
+    assert cli("report", tmp_path / "run")[0] == 0
+    assert [str(warning.message) for warning in recwarn] == [] and (tmp_path / "run" / "report.html").exists()
+
+
 class Memory:
     """Gives back training rows: as good a memory, and as bad a model, as can be."""
 
@@ -302,7 +321,7 @@ def test_without_held_out_rows_nothing_is_judged(cli, tmp_path):
 # -- the demo ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_demo_goes_on_where_it_stopped_and_ends_with_the_report(cli, few, tmp_path, monkeypatch):
+def test_the_demo_goes_on_where_it_stopped_and_ends_with_the_report(cli, few, tmp_path, monkeypatch, ctrl_c):
     out_folder = tmp_path / "demo"
     with monkeypatch.context() as patched:
         interrupt_at(2, patched)

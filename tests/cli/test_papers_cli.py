@@ -60,6 +60,17 @@ print("HEAVY", [name for name in ("torch", "numpy", "matplotlib", "sklearn", "sc
     assert "Example: rheos check deis" in done.stdout and "Example: rheos papers search" in done.stdout
 
 
+def test_the_module_form_runs_only_when_it_is_run(monkeypatch, capsys):
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", ["rheos", "--version"])
+    assert "main" in runpy.run_module("rheos.cli.__main__", run_name="imported")        # a walk over all modules imports it too
+    assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("rheos.cli", run_name="__main__")
+    assert ended.value.code == 0 and capsys.readouterr().out == f"rheos {rheos.__version__}\n"
+
+
 def test_version_and_a_bare_call(cli):
     assert cli("--version") == (0, f"rheos {rheos.__version__}\n", "")
     for argv in ((), ("papers",)):
@@ -91,6 +102,36 @@ def test_checks_a_claim_and_keeps_the_result(cli, claims, tmp_path):
     kept = json.loads((tmp_path / "rheos-check" / "deis.json").read_text())
     assert kept["verdict"] == "holds" and kept["seeds"] == [0, 4] and kept["rows"][0]["values"] == {"0": 0.25, "4": 0.29}
     assert not (tmp_path / "measured").exists()
+
+
+def test_ctrl_c_inside_a_claim_publishes_nothing(cli, claims, tmp_path, ctrl_c):
+    """`evolve` alone would end softly at the first SIGINT, and the claim would be judged by what it had until then."""
+    (claims / "samplers" / "deis.py").write_text("""
+import os, signal
+from dataclasses import dataclass
+from rheos.core import evolve
+from rheos.papers.checks import Check, Scale
+
+@dataclass
+class Count:
+    step: int = 0
+
+@dataclass(frozen=True)
+class Up:
+    def step(self, state):
+        return Count(state.step + 1)
+
+def press(step, state):
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+
+def claim(*, seed=0, scale=Scale.FULL):
+    reached = evolve(Up(), Count(), 10, watch=[press]).step
+    return [Check("steps", reached, "<=", 5, control=reached + 9)]
+""")
+    assert cli("check", "deis", "--publish") == (130, "", "rheos: interrupted\n")
+    assert cli("check", "deis", "--out", "out") == (130, "", "rheos: interrupted\n")
+    assert not list((tmp_path / "out").iterdir()) and not list((tmp_path / "measured").iterdir())
 
 
 def test_stale_runs_only_what_changed(cli, claims, tmp_path):

@@ -3,15 +3,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import safetensors
 import torch
 
 import rheos
+from rheos.core import evolve
 from rheos.papers import fixtures
 from rheos.papers.fixtures import fixture
+from rheos.papers.sources import code_hash
 
 BUILT: list[dict] = []
 
@@ -36,6 +41,27 @@ def burn(seconds):
 
 def outer(seconds):
     return {"x": fixture("inner", burn, seconds=seconds)["x"] + 1}
+
+
+@dataclass
+class Count:
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Up:
+    def step(self, state):
+        return Count(state.step + 1)
+
+
+def press(step, state):
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def half_trained(pressed):
+    BUILT.append({"pressed": pressed})
+    return {"steps": torch.tensor(evolve(Up(), Count(), 10, watch=[press] if pressed else []).step)}
 
 
 def fails():
@@ -66,6 +92,16 @@ def test_the_key_holds_name_arguments_source_and_version(monkeypatch):
     files.append(fixture("ramp", ramp, n=5).file)
     assert len(set(files)) == len(BUILT) == 7
     assert fixture("ramp", ramp, scale=2.0, n=3).file == fixture("ramp", ramp, n=3, scale=2.0).file
+
+
+def test_the_key_holds_the_code_behind_the_build(monkeypatch):
+    """The hash is that of the file that defines `build`, with all it imports; nothing else may stand in its place."""
+    asked = []
+    real = fixture("ramp", ramp, n=5).file
+    monkeypatch.setattr(fixtures, "code_hash", lambda file: asked.append(file) or code_hash(file))
+    assert fixture("ramp", ramp, n=5).file == real and asked == [Path(__file__)]
+    monkeypatch.setattr(fixtures, "code_hash", lambda file: "something behind it changed")
+    assert fixture("ramp", ramp, n=5).file != real and len(BUILT) == 2
 
 
 def flip_last_byte(content):
@@ -135,6 +171,14 @@ def test_a_failed_build_leaves_nothing():
     with pytest.raises(RuntimeError, match="no teacher today"), fixtures.ledger() as used:
         fixture("fails", fails)
     assert used == [] and list(fixtures.cache_folder().iterdir()) == []
+
+
+def test_ctrl_c_during_a_build_is_raised_and_keeps_nothing(ctrl_c):
+    with pytest.raises(KeyboardInterrupt), fixtures.ledger() as used:
+        fixture("teacher", half_trained, pressed=True)
+    assert used == [] and list(fixtures.cache_folder().iterdir()) == [] and BUILT == [{"pressed": True}]
+    assert fixture("teacher", half_trained, pressed=False)["steps"] == 10
+    assert evolve(Up(), Count(), 10, watch=[press]).step == 3               # outside of a build it ends softly, as ever
 
 
 def gives_list():

@@ -227,14 +227,16 @@ def test_a_result_that_was_tampered_with_is_refused(tmp_path, change):
 
 def test_what_makes_a_result_stale(tmp_path, monkeypatch):
     package, claims, out, published = (tmp_path / name for name in ("package", "claims", "out", "published"))
-    for name, text in [("papers/checks.py", "a"), ("core/loop.py", "b"), ("samplers/deep/deis.py", "c"), ("paths/path.py", "d"),
-                       ("data/toy.py", "e")]:
+    claim = GOOD + "\n\ndef never():\n    from rheos.samplers import DEIS\n"
+    for name, text in [("papers/checks.py", "a = 1"), ("samplers/__init__.py", "from rheos.samplers.deep.deis import DEIS"),
+                       ("samplers/deep/deis.py", "import rheos.core.loop"), ("core/loop.py", "b = 1"), ("paths/path.py", "d = 1"),
+                       ("cli/show.py", "e = 1")]:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text)
     monkeypatch.setattr(runner, "PACKAGE", package)
     monkeypatch.setattr(runner, "CLAIMS", claims)
     monkeypatch.setattr(results, "MEASURED", published)
-    file = write(claims, GOOD, "deis", "samplers")
+    file = write(claims, claim, "deis", "samplers")
     assert runner.stale("deis")                                             # never measured
 
     def measured(folder=out, **how):
@@ -242,22 +244,25 @@ def test_what_makes_a_result_stale(tmp_path, monkeypatch):
 
     measured()
     assert runner.stale("deis") and not runner.stale("deis", out) and not runner.stale("deis", published, out)
-    (package / "data/toy.py").write_text("other rooms do not count")
-    (package / "paths/path.py").write_text("other rooms do not count")
+    for name in ("paths/path.py", "cli/show.py", "samplers/new.py"):
+        (package / name).write_text("what_nothing_imports = 'does not count'")
     assert not runner.stale("deis", out)
-    for name in ("papers/checks.py", "core/loop.py", "samplers/deep/deis.py"):
-        (package / name).write_text("changed")
+    for name in ("papers/checks.py", "core/loop.py", "samplers/deep/deis.py", "samplers/__init__.py"):
+        (package / name).write_text((package / name).read_text() + "\nchanged = 1")
         assert runner.stale("deis", out)
         measured()
         assert not runner.stale("deis", out)
-    (package / "samplers/new.py").write_text("")
+    (package / "core/loop.py").write_text("from rheos.paths.path import what_nothing_imports")
+    assert runner.stale("deis", out)
+    measured()
+    (package / "paths/path.py").write_text("something_imports = 'this now'")
     assert runner.stale("deis", out)
     measured(seeds=[0, 2])
     assert runner.stale("deis", out)                                        # one of the claim's seeds is missing
     measured(scale=Scale.SMOKE)
     assert runner.stale("deis", out) and not runner.stale("deis", out, scale=Scale.SMOKE)
     measured()
-    file.write_text(GOOD.replace("0.25", "0.26"))
+    file.write_text(claim.replace("0.25", "0.26"))
     assert runner.stale("deis", out)
     measured()
     (out / "deis.json").write_text("{")

@@ -110,7 +110,8 @@ X0, X1, Z = (torch.tensor(rows, dtype=F64) for rows in ([[1.0, 2.0], [0.3, -1.0]
 
 
 @pytest.mark.parametrize("kind", ["data", "source"])
-@pytest.mark.parametrize(("gamma", "t"), [("sqrt", 0.5), ("sqrt", 0.2), ("sqrt", 0.0), ("sin2", 0.3), (lambda t: t * (1 - t), 0.5)], ids=str)
+@pytest.mark.parametrize(("gamma", "t"), [("sqrt", 0.5), ("sqrt", 0.2), ("sqrt", 0.0), ("sin2", 0.3), (lambda t: t * (1 - t), 0.5)],
+                         ids=["sqrt, middle", "sqrt", "sqrt, start", "sin2", "own, middle"])
 def test_a_velocity_alone_tells_neither_end_of_a_path_with_noise(gamma, t, kind):
     """At t = 1/2 the noise of these paths stands still (c c' = 0) but is there; at t = 0 of "sqrt" it is not there but moves."""
     path = Path.interpolant(gamma)
@@ -167,7 +168,7 @@ def test_at_the_end_the_data_is_the_point_itself(path, scale, dtype):
     for i in (0, 2):
         one = field.data(x[i : i + 1], float(t[i]))
         torch.testing.assert_close(mixed[i : i + 1], one)
-        assert float((one - x[i : i + 1] / scale).abs().max()) > 0.1
+        assert float((one - x[i : i + 1] / scale).abs().max()) > 1e-2
     truth = path.sample(x, t, z=torch.flip(x, [1]))
     inside = Field(lambda x, t, cond: truth.velocity[[0, 2]], path, "velocity").data(truth.x[[0, 2]], t[[0, 2]])
     torch.testing.assert_close(inside, x[[0, 2]], rtol=1e-4 if dtype == torch.float32 else 1e-10, atol=1e-4 if dtype == torch.float32 else 1e-10)
@@ -192,7 +193,8 @@ def test_at_the_end_a_velocity_tells_no_noise(kind, t):
 # -- the law at the start ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("path", "start", "variance"), [(Path.linear(), None, 1.0), (Path.linear(), 0.4, 0.36), (Path.linear(), 0.9, 0.01),
-                                                         (Path.vp(), 0.8, None), (Path.vp(0.3, 7.0), 0.5, None)], ids=str)
+                                                         (Path.vp(), 0.8, None), (Path.vp(0.3, 7.0), 0.5, None)],
+                         ids=["linear", "linear, later", "linear, near the end", "vp", "steep vp"])
 def test_the_prior_is_the_noise_that_a_path_holds_where_it_begins(path, start, variance, seed):
     """Variance c(start)^2, which on VP is 1 - alpha^2; the sample variance of n normals is off by sqrt(2 / n) of itself."""
     n = 5000

@@ -47,11 +47,11 @@ def test_default_rows_integrate_polynomials_in_u():
             assert row.a == pytest.approx((u[i + 1] / u[i],), rel=1e-14)
 
 
-# RMSE of x / alpha at 5, 10 and 20 calls from sigma / alpha = 157 down to 0.01 on the ring, as the design asks.
+# RMSE (of each number) of x / alpha at 5, 10 and 20 calls from sigma / alpha = 157 down to 0.01 on the ring, as the design asks.
 @pytest.mark.parametrize(("steps", "most"), [(5, 0.040), (10, 0.010), (20, 0.0025)])
 def test_default_accuracy_on_the_ring(steps, most):
     path, target = Path.vp(), ring()
-    field, start = ExactField(path, target), path.prior((256, 2), seed=0, dtype=F64)
+    field, start = ExactField(path, target), path.prior((512, 2), seed=0, dtype=F64)
     end = float(path.time_at(math.log(100.0)))
     assert float(torch.exp(-path.lam(0.0))) > 150
     rule = default_rule(field)

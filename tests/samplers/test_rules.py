@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rheos.core import Draws, evolve
+from rheos.core import Draws, StopWhen, evolve
 from rheos.data import GaussianMixture, skewed
 from rheos.guidance import classifier_free
 from rheos.metrics import floor, sliced_w2
@@ -401,6 +401,11 @@ FIELD = ExactField(Path.vp(), skewed())
     (lambda: sample(FIELD, 3, start=torch.ones(2, 2)), "n must be left out or equal the 2 rows of start, got 3"),
     (lambda: sample(FIELD, start=torch.tensor([[float("nan"), 0.0]])), r"start must be finite, got 1 of 2 entries that are not, the first at \(0, 0\)"),
     (lambda: sample(FIELD, 3, times=Times.uniform(Path.linear(), 3)), "times were made for Linear"),
+    (lambda: sample(FIELD, 3, rule=DDIM().plan(Times.uniform(Path.linear(), 3))), "the table was planned for Linear.*, but the field lives on VP"),
+    (lambda: sample(FIELD, 3, rule=DDIM().plan(Times.uniform(Path.vp(), 3)), times=Times.uniform(Path.vp(), 3)), "a table brings its own times"),
+    (lambda: sample(FIELD, 3, times=Times.uniform(Path.vp(), 3), steps=0), "steps must be at least 1, got 0"),
+    (lambda: sample(FIELD, 3, watch=[StopWhen(lambda s: s.step == 2)], steps=8), "a watcher ended the run after 2 of 8 calls"),
+    (lambda: sample(FIELD, start=torch.zeros(0, 2, dtype=F64)), "start must hold at least one sample"),
     (lambda: sample(FIELD, 3, cond=torch.zeros(2, dtype=torch.int64)), "cond must have 3 rows"),
     (lambda: sample(FIELD, 3, guidance=2.0), "guidance needs a condition"),
     (lambda: sample(FIELD, 3, cond=0, guidance=-1.0), "guidance must lie in"),
@@ -425,6 +430,30 @@ FIELD = ExactField(Path.vp(), skewed())
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_types_that_cannot_be_right_are_named():
+    for call, message in ((lambda: sample(FIELD, 3, rule=DDIM), "rule"), (lambda: Times.uniform(Path.vp(), 3, "lam"), "clock"), (lambda: Path(3), "schedule")):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_a_rule_of_ones_own_need_not_be_hashable():
+    class Own:
+        __hash__ = None
+        order, calls_per_step = 1, 1
+
+        @classmethod
+        def examples(cls):
+            return [cls()]
+
+        def plan(self, times):
+            return Euler().plan(times)
+
+        def times(self, path, steps):
+            return Times.uniform(path, steps)
+
+    assert torch.equal(sample(FIELD, start=START, rule=Own(), steps=5), sample(FIELD, start=START, rule=Euler(), steps=5))
 
 
 def test_quadratic_times_are_dense_near_the_data():

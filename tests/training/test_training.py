@@ -197,6 +197,22 @@ def test_a_later_players_failure_puts_the_earlier_ones_back():
     assert same(caught.value.state, two) is None
 
 
+def test_a_failed_step_of_a_game_changes_no_ones_buffers_or_rates():
+    """Players call each other's networks, so a step that fails may have moved any batch norm; and the first to move has a new rate."""
+    def run(fails):
+        one = lambda nets, x, *, seed, step: (nets["a"](x) - nets["b"](x)).square().mean()
+        two = lambda nets, x, *, seed, step: one(nets, x, seed=seed, step=step) * (float("nan") if fails and step == 3 else 1.0)
+        game = Game({"a": Player(one, rate=lambda k: 1 / (k + 1)), "b": Player(two, every=3)}, lambda *, seed, step: seed.rows("x", step, (8, 3)))
+        with Draws(0).scope(0):
+            return game, game.init({"a": nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), "b": nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))})
+
+    fine, failing = run(False), run(True)
+    three = evolve(*fine, 3)
+    with pytest.raises(NonFinite, match="loss of b is nan at step 3") as caught:
+        evolve(*failing, 9)
+    assert same(caught.value.state, three) is None
+
+
 def test_moves_held_back_on_the_device_leave_the_last_good_weights():
     """finite_every > 1: the figures are read late, but no bad move is ever made."""
     def run(bad_at):
@@ -355,6 +371,7 @@ def test_rows_do_not_see_each_other_and_heads_are_apart():
     (lambda: Descent(error, Points(), 0), "batch must be at least 1"),
     (lambda: Descent(error, Points(), clip=-1.0), "clip must lie in"),
     (lambda: Descent(error, Points()).init(nn.Identity()), "no parameter that requires a gradient"),
+    (lambda: Matching(Path.linear(), ()), "predicts must be one of"),
     (lambda: Game({}, error), "at least one player"),
     (lambda: Game({"a": Player(error)}, error).init({"b": nn.Linear(1, 1)}), r"nets must be named like the players, \['a'\], got \['b'\]"),
     (lambda: Independent(torch.ones(0, 2)), "target must hold at least one row"),

@@ -176,7 +176,7 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     with found_well():
         model = load(run.model)
     if n is not None:
-        check_memory("--n", DRAWS * n, model.event)
+        check_memory("--n", n, model.event, DRAWS)
     data, rows = run.dataset(), run.rows()
     model.to(pick_device(device))
     quality = measure(model, data, n=n, seed=seed, told=lambda line: typer.echo(line, err=True))

@@ -14,18 +14,22 @@ __all__ = ["check_memory", "place"]
 
 
 def place(text: str | Path) -> Path:
-    """A path as it was typed, or as it is by default. An empty one, which an unset variable of a shell leaves behind, is refused: as a Path it would be the current folder."""
+    """A path as it was typed, or as it is by default.
+
+    An empty one, which an unset variable of a shell leaves behind, is refused: as a Path it would be the current folder.
+    """
     if text == "":
         raise typer.BadParameter("it is empty; the current folder is .")
     return Path(text)
 
 
-def check_memory(option: str, n: int, event: Sequence[int]) -> None:
-    """Usage error if `n` float32 samples of shape `event` do not fit into the memory of this machine, once as drawn and once as written."""
+def check_memory(option: str, n: int, event: Sequence[int], draws: int = 1) -> None:
+    """Usage error if `draws` times `n` float32 samples of shape `event` do not fit into the memory of this machine, once as drawn and once as written."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):       # a system that does not tell
         return
-    size = n * math.prod(event) * 4
+    size = draws * n * math.prod(event) * 4
     if 2 * size > memory > 0:
-        raise Usage(f"{option} {n}: {n} samples take {size / 1e9:,.1f} GB, and twice that does not fit into the {memory / 1e9:,.1f} GB of this machine")
+        raise Usage(f"{option} is {n:,}, which is too many: the samples take {size / 1e9:,.1f} GB, twice while they are written, "
+                    f"and this machine has {memory / 1e9:,.1f} GB")

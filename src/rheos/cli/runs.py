@@ -316,6 +316,7 @@ def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
     from rheos.models import Training
     from rheos.paths import Path as ProbabilityPath
 
+    checks.one_of("predicts", settings["predicts"], PREDICTS)
     made = {"linear": ProbabilityPath.linear, "vp": ProbabilityPath.vp}[checks.one_of("path", settings["path"], PATHS)]()
     return Training.prepare(data, **{name: value for name, value in settings.items() if name not in ("path", "every")}, path=made)
 

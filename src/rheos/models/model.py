@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 import rheos
@@ -49,7 +50,7 @@ class Model:
         seed: int | Draws = 0,
         batch: int | None = 1024,
         watch: Iterable[Watcher] = (),
-    ) -> Tensor:
+    ) -> Float[Tensor, "rows *event"]:
         """Draw `n` samples (n, *event) in the data's own units; see `rheos.sample` for the settings.
 
         cond: a class for all samples or a tensor (n,) of classes (-1: any). ValueError for a class that does not exist.

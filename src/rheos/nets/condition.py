@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rheos.core import checks
@@ -35,7 +36,7 @@ class FourierTime(nn.Module):
         super().__init__()
         self.register_buffer("rates", 2 * math.pi * torch.logspace(math.log10(0.25), math.log10(highest), frequencies), persistent=False)
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Float[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
         angles = t[:, None] * self.rates.to(t)
         return torch.cat([angles.sin(), angles.cos()], -1)
 
@@ -60,7 +61,7 @@ class Condition(nn.Module):
             self.vector = nn.Linear(checks.integer("features", features, least=1), width)
             self.nothing = nn.Parameter(torch.zeros(width))
 
-    def forward(self, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, t: Float[Tensor, " batch"], cond: Tensor | None = None) -> Float[Tensor, "batch width"]:
         told = self.mix(self.time(t))
         if self.classes is not None:
             if cond is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rheos.core import checks
@@ -59,7 +60,7 @@ class ResidualMLP(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"], cond: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         if tuple(x.shape[1:]) != self.event:
             raise ValueError(f"x must have event shape {self.event}, got {tuple(x.shape[1:])}")
         told = nn.functional.silu(self.condition(t, cond))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from rheos.core import Draws, checks
@@ -22,7 +23,7 @@ class Uniform:
     """Every time alike."""
 
     def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
-               dtype: torch.dtype = torch.float64) -> Tensor:
+               dtype: torch.dtype = torch.float64) -> Float[Tensor, " n"]:
         """(n,) numbers in (0, 1)."""
         return Draws.of(seed).uniform("time", step, (n,), device=device, dtype=dtype, ahead=True)
 
@@ -38,7 +39,7 @@ class LogitNormal:
         checks.positive("std", self.std)
 
     def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
-               dtype: torch.dtype = torch.float64) -> Tensor:
+               dtype: torch.dtype = torch.float64) -> Float[Tensor, " n"]:
         """(n,) numbers in (0, 1)."""
         normal = Draws.of(seed).rows("time", step, (n,), device=device, dtype=dtype, ahead=True)
         return torch.sigmoid(normal * self.std + self.mean)

@@ -96,6 +96,8 @@ def _files(name: str, package: Path) -> list[Path]:
             lazy = _lazy(found.read_text(encoding="utf-8"))
         elif part and (place / f"{part}.py").is_file():
             return [place / f"{part}.py"]
+        elif (place / part).is_dir():                   # a folder without __init__.py, on the way to a module
+            place, lazy = place / part, {}
         else:
             break
     return [] if found is None else [found]

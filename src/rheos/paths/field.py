@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from rheos.core import checks
@@ -87,22 +88,22 @@ class Field:
                 raise ValueError(f"net must return the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}")
         return dict(zip(self.predicts, answers, strict=True))
 
-    def velocity(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+    def velocity(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
         """dx/dt of the probability flow, (batch, *event), units of x per unit time."""
         return self(x, t, cond).velocity
 
-    def score(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+    def score(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
         """The gradient of the log density of x_t, (batch, *event)."""
         return self(x, t, cond).score
 
-    def noise(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+    def noise(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
         """The expected noise z given x_t, (batch, *event)."""
         return self(x, t, cond).noise
 
-    def data(self, x: Tensor, t: Tensor | float, cond: Any = None) -> Tensor:
+    def data(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
         """The expected data x1 given x_t, (batch, *event)."""
         return self(x, t, cond).data
 
-    def drift(self, x: Tensor, t: Tensor | float, cond: Any = None, *, epsilon: float = 0.0) -> Tensor:
+    def drift(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None, *, epsilon: float = 0.0) -> Inexact[Tensor, "batch *event"]:
         """velocity + epsilon score: the drift of the SDE with diffusion sqrt(2 epsilon) and the same marginals. ValueError if epsilon < 0."""
         return self(x, t, cond).drift(checks.positive("epsilon", epsilon, zero=True))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from rheos.core import Draws, checks
@@ -111,7 +112,7 @@ class Path:
         self._one_sided("time_at")
         return self.schedule.time_at(torch.as_tensor(lam, dtype=torch.float64))
 
-    def sample(self, x1: Tensor, t: Tensor, *, x0: Tensor | None = None, z: Tensor | None = None, seed: int | Draws = 0, step: int = 0,
+    def sample(self, x1: Inexact[Tensor, "batch *event"], t: Float[Tensor, " times"], *, x0: Tensor | None = None, z: Tensor | None = None, seed: int | Draws = 0, step: int = 0,
                at: Coefficients | None = None) -> PathPoint:
         """Points at times t (batch,) on the path to x1 (batch, *event). z is drawn if not given; x0 is needed by two-sided paths only.
 
@@ -141,13 +142,15 @@ class Path:
             return PathPoint(_sum(1.0, x, c, z), t, x1, x0, z, _sum(1.0, velocity, dc, z), at)
         return PathPoint(_sum(b, x1, c, z), t, x1, None, z, _sum(db, x1, dc, z), at)
 
-    def prior(self, shape: Sequence[int], *, seed: int | Draws = 0, first: int = 0, start: float | None = None, **kinds: Any) -> Tensor:
+    def prior(self, shape: Sequence[int], *, seed: int | Draws = 0, first: int = 0, start: float | None = None,
+              **kinds: Any) -> Inexact[Tensor, "rows *event"]:
         """Draws (rows, *event) from the law at the start of a one-sided path, c(start) z. ValueError for a two-sided path."""
         self._one_sided("prior")
         scale = float(self.coefficients(self.interval[0] if start is None else start).c)
         return Draws.of(seed).rows("start", 0, shape, first=first, **kinds) * scale
 
-    def convert(self, value: Tensor, x: Tensor, t: Tensor | float, *, of: str, to: str, given: dict[str, Tensor] | None = None) -> Tensor:
+    def convert(self, value: Inexact[Tensor, "batch *event"], x: Inexact[Tensor, "batch *event"], t: Tensor | float, *, of: str, to: str,
+                given: dict[str, Tensor] | None = None) -> Inexact[Tensor, "batch *event"]:
         """Read a prediction `value` of kind `of` at (x, t) as kind `to`. Two-sided paths need a second prediction in `given`."""
         known = {of: value, **(given or {})}
         return Prediction(known, x, self.coefficients(t), two_sided=self.two_sided).of(to)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Inexact
 from torch import Tensor
 
 from rheos.core import Draws, Example, NonFinite, checks
@@ -49,7 +50,7 @@ class Multistep:
             checks.integer("finite_every", self.finite_every, least=1)
         object.__setattr__(self, "_draws", Draws.of(self.seed))
 
-    def init(self, x: Tensor) -> MultistepState:
+    def init(self, x: Inexact[Tensor, "batch *event"]) -> MultistepState:
         """The state at the table's first time, from x (batch, *event)."""
         checks.tensor("x", x, floating=True)
         return MultistepState(x)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
@@ -24,7 +25,7 @@ def sample(
     field: Field,
     n: int | None = None,
     *,
-    start: Tensor | None = None,
+    start: Inexact[Tensor, "rows *event"] | None = None,
     shape: Sequence[int] | None = None,
     steps: int = 20,
     rule: Rule | Table | None = None,
@@ -35,7 +36,7 @@ def sample(
     batch: int | None = None,
     edit: Edit | None = None,
     watch: Iterable[Watcher] = (),
-) -> Tensor:
+) -> Inexact[Tensor, "rows *event"]:
     """Carry a batch from the base to the data along `field`, and return it, (n, *event).
 
     n, start: how many samples, or where they begin, (n, *event) (needed for two-sided paths). shape: the event shape, where neither

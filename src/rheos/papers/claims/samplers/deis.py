@@ -4,6 +4,10 @@ Claim: solving the linear part of the probability flow exactly and extrapolating
 evaluations samples far better at equal field calls than DDIM, which is its degree 0, and each degree helps. Here: the exact field of real
 digits (16 principal components, one Gaussian a class), so that every error is the solver's own; ten calls; the median over samples of
 the distance to the exact end point. And the same ratio on a network trained on digits. The paper has FID 4.17 at 10 calls on CIFAR-10.
+
+The first two core rows isolate the polynomial (their control is the baseline, DDIM), the third the exponential integrator. Supporting rows show
+what these do not: on this problem plain Adams-Bashforth of the velocity, and the score extrapolated in place of the noise, also stay below
+the first thresholds, the former with good times by more; and on the trained network degree 3 at ten equal steps in lam is worse than DDIM.
 """
 import torch
 

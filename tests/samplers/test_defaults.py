@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from rheos.core import Draws
 from rheos.data import ring, skewed
 from rheos.paths import LAM, ExactField, Path, Times
 from rheos.samplers import Euler, Exponential, RungeKutta, default_rule, sample
@@ -162,4 +161,3 @@ def test_a_run_that_begins_later_begins_with_less_noise(path, t, scale, seed):
     torch.testing.assert_close(path.prior((n, 2), seed=seed, start=t, dtype=F64), x, rtol=1e-12, atol=1e-12)
     at_rest = path.prior((n, 2), seed=seed, start=0.0, dtype=F64) * (scale / float(path.coefficients(0.0).c))
     torch.testing.assert_close(x, at_rest, rtol=1e-12, atol=1e-12)
-    assert not torch.equal(Draws(seed).rows("x", 0, (n, 2), dtype=F64), x)

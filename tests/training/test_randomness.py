@@ -141,7 +141,6 @@ def test_a_game_goes_on_after_its_first_step_failed_as_if_nothing_had_been():
     for _ in range(4):
         state, whole = game.step(state), whole_game.step(whole)
     assert same(state, whole) is None and state.step == 4
-    assert float(state.losses["fit"]) < 0.9 * float((torch.randn(1) * 0 + GOAL.square().sum() * 4))
     assert all(int(entry["step"]) == 4 for entry in state.optimizers["fit"].state.values())
 
 

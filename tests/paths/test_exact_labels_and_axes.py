@@ -122,13 +122,17 @@ def test_a_velocity_alone_tells_neither_end_of_a_path_with_noise(gamma, t, kind)
 
 
 def test_one_noisy_row_is_enough_to_refuse():
-    path, t = Path.interpolant("sin2"), torch.tensor([0.0, 0.4, 1.0], dtype=F64)
+    """Rows at both ends hold no noise; the one between holds noise that stands still. With the noise told, its ends are read off."""
+    path, t = Path.interpolant(lambda t: t * (1 - t)), torch.tensor([0.0, 0.5, 1.0], dtype=F64)
     at = path.coefficients(t)
+    assert at.cdc.tolist() == [0.0, 0.0, 0.0] and at.c.tolist() == [0.0, 0.25, 0.0]
     point = path.sample(X1, t, x0=X0, z=Z)
-    with pytest.raises(ValueError, match="cannot be read off velocity alone"):
-        Prediction({"velocity": point.velocity}, point.x, at, two_sided=True).of("data")
-    both = Prediction({"velocity": point.velocity[1:2], "noise": Z[1:2]}, point.x[1:2], path.coefficients(0.4), two_sided=True)
+    for kind in ("data", "source"):
+        with pytest.raises(ValueError, match="cannot be read off velocity alone"):
+            Prediction({"velocity": point.velocity}, point.x, at, two_sided=True).of(kind)
+    both = Prediction({"velocity": point.velocity[1:2], "noise": Z[1:2]}, point.x[1:2], path.coefficients(0.5), two_sided=True)
     torch.testing.assert_close(both.data, X1[1:2], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(both.source, X0[1:2], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("mixing", ["linear", "trigonometric"])

@@ -112,8 +112,8 @@ class Path:
         self._one_sided("time_at")
         return self.schedule.time_at(torch.as_tensor(lam, dtype=torch.float64))
 
-    def sample(self, x1: Inexact[Tensor, "batch *event"], t: Float[Tensor, " times"], *, x0: Tensor | None = None, z: Tensor | None = None, seed: int | Draws = 0, step: int = 0,
-               at: Coefficients | None = None) -> PathPoint:
+    def sample(self, x1: Inexact[Tensor, "batch *event"], t: Float[Tensor, " times"], *, x0: Tensor | None = None, z: Tensor | None = None,
+               seed: int | Draws = 0, step: int = 0, at: Coefficients | None = None) -> PathPoint:
         """Points at times t (batch,) on the path to x1 (batch, *event). z is drawn if not given; x0 is needed by two-sided paths only.
 
         at: the coefficients at t, if known already.

@@ -343,3 +343,17 @@ def test_a_finished_demo_only_gets_its_report_anew(cli, few, finished, tmp_path)
     assert code == 0 and out.splitlines()[-1] == str(tmp_path / "demo" / "report.html") and "learning" not in out
     assert (tmp_path / "demo" / "trace.jsonl").read_bytes() == before
     assert all(torch.equal(value, kept[name]) for name, value in weights(tmp_path / "demo").items())
+
+
+def test_small_networks_run_on_one_thread_unless_the_user_has_said_otherwise(monkeypatch):
+    import torch
+
+    from rheos.cli.runs import one_thread
+
+    told = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    one_thread()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    one_thread()
+    assert told == [1]

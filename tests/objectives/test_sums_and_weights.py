@@ -133,5 +133,5 @@ def test_weights_of_a_sum_multiply_through(seed):
     second = both.per_sample - first
     torch.testing.assert_close((a + 3.0 * b)(net, data, seed=seed).per_sample, first + 3 * second, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close((3.0 * a)(net, data, seed=seed).per_sample, 3 * first, rtol=1e-12, atol=0)
-    torch.testing.assert_close((0.5 * (a + 3.0 * b))(net, data, seed=seed).per_sample, 0.5 * first + 1.5 * second, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close((0.5 * (3.0 * a + b))(net, data, seed=seed).per_sample, 1.5 * first + 0.5 * second, rtol=1e-11, atol=1e-12)
     assert float(second.min()) > 0

@@ -10,7 +10,7 @@ import typer
 from rheos.cli.errors import Failure, Usage
 from rheos.cli.options import check_memory, place
 from rheos.cli.rules import RULE_NAMES, rule_named
-from rheos.cli.runs import PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, refuse_with_resume, versions
+from rheos.cli.runs import PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
 
 __all__ = ["demo", "report", "sample", "train"]
 
@@ -117,6 +117,7 @@ def _sample(folder: Path, n: int, cond: int | None, guidance: float | None, rule
     from rheos.core.files import write_bytes
     from rheos.models import load, pick_device
 
+    one_thread()
     with found_well():
         model = load(place)
     check_memory("--n", n, model.event)
@@ -172,6 +173,7 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     from rheos.core.files import save_json, write_bytes
     from rheos.models import load, pick_device
 
+    one_thread()
     cpu, wall = time.process_time(), time.monotonic()
     with found_well():
         model = load(run.model)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rheos.data import Dataset
     from rheos.models import Model, Training
 
-__all__ = ["Run", "Stopped", "check_writable", "defaults", "find_model", "found_well", "learn", "settled"]
+__all__ = ["Run", "Stopped", "check_writable", "defaults", "find_model", "found_well", "learn", "one_thread", "settled"]
 
 FORMAT = 1
 PATHS = ("linear", "vp")
@@ -63,6 +63,15 @@ def check_writable(path: Path) -> None:
         raise Failure(f"{path} cannot be written: {place} is not a folder")
     if not os.access(place, os.W_OK):
         raise Failure(f"{path} cannot be written: {place} is not writable")
+
+
+def one_thread() -> None:
+    """One torch thread unless the user has said otherwise: for networks as small as ours a second one gains little, and on a busy machine both
+    spend their time waiting for each other."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def defaults() -> dict[str, Any]:
@@ -131,6 +140,7 @@ class Run:
         if there:
             raise Failure(f"{folder} already holds a run ({there[0]}): go on with it by rheos train --resume {folder}, or give another --out")
         check_writable(folder / "run.toml")
+        one_thread()
         settings = settled(chosen)
         data = _load(name, held_out)
         prepared = _prepare(data, settings)

@@ -30,9 +30,9 @@ LARGEST_AMPLIFICATION = 2.0      # of an error of the network when it is read as
 _INSIDE = 1e-3  # where rules that divide by alpha or by sigma begin if the path's own start is singular
 
 
-def default_times(path: Path, steps: int) -> Times:
+def default_times(path: Path, steps: int, start: float | None = None, end: float | None = None) -> Times:
     """Equal steps in sqrt(u), u = rho / (1 + rho); three steps or fewer, and two-sided paths, are spaced evenly in t."""
-    return Times.uniform(path, steps, T if steps <= 3 or path.two_sided else SQRT_U)
+    return Times.uniform(path, steps, T if steps <= 3 or path.two_sided else SQRT_U, start=start, end=end)
 
 
 def _lagrange(nodes: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ class Exponential:
             start = _INSIDE
         if not math.isfinite(last):
             end = 1 - _INSIDE
-        return Times.uniform(path, steps, T if steps <= 3 else SQRT_U, start=start, end=end)
+        return default_times(path, steps, start, end)
 
     def _readings(self, times: Times) -> Tensor:
         """The clock at the times; a polynomial of degree 0 does not need one, so it may be infinite there."""

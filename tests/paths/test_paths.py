@@ -1,12 +1,14 @@
 """Paths and fields: closed forms, both clocks, conversions there and back, the singular ends, and the exact field against brute force."""
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 from rheos.core import Draws
 from rheos.data import GaussianMixture, skewed
-from rheos.paths import KINDS, LAM, QUADRATIC, RHO, SQRT_U, Clock, ExactField, Field, Path, Prediction, T, Times, U
+from rheos.paths import KINDS, LAM, QUADRATIC, RHO, SQRT_U, Clock, Coefficients, ExactField, Field, Path, Prediction, T, Times, U
 
 F64 = torch.float64
 ONE_SIDED = {"linear": Path.linear(), "vp": Path.vp(), "steep vp": Path.vp(0.3, 7.0)}
@@ -285,6 +287,26 @@ def test_times_hold_the_coefficients_and_turn_round():
 def test_integers_are_not_points_of_a_flow():
     with pytest.raises(TypeError, match="x must hold floating-point numbers, got torch.int64"):
         Field(lambda x, t, c: x, Path.linear())(torch.ones(2, 2, dtype=torch.int64), 0.5)
+
+
+@dataclass(frozen=True)
+class Own:
+    """A two-sided schedule of a user's own: a = 1 - t^2, b = t^2, c = t (1 - t)."""
+
+    two_sided: ClassVar[bool] = True
+    interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def coefficients(self, t):
+        c, dc = t * (1 - t), 1 - 2 * t
+        return Coefficients(1 - t * t, t * t, c, -2 * t, 2 * t, dc, c * dc)
+
+
+def test_a_schedule_of_ones_own_makes_a_path_that_no_file_can_hold():
+    x0, x1, z = torch.tensor([[1.0, 2.0]], dtype=F64), torch.tensor([[-3.0, 0.5]], dtype=F64), torch.tensor([[2.0, -1.0]], dtype=F64)
+    point = Path(Own()).sample(x1, torch.tensor([0.5], dtype=F64), x0=x0, z=z)
+    assert point.x.tolist() == [[0.5, 1.375]] and point.velocity.tolist() == [[-4.0, -1.5]]
+    with pytest.raises(TypeError, match="a schedule of your own, Own, cannot be saved"):
+        Path(Own()).to_json()
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------------

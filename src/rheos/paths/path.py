@@ -130,7 +130,7 @@ class Path:
                 raise ValueError("x0 is missing: a two-sided path runs from x0 to x1")
             checks.shape_of("x0", x0, x1.shape)
             x, velocity = _sum(a, x0, b, x1), _sum(da, x0, db, x1)
-            if self.schedule.gamma == "none":
+            if getattr(self.schedule, "noiseless", False):
                 return PathPoint(x, t, x1, x0, None, velocity, at)
         elif x0 is not None:
             raise ValueError("x0 was given, but on a one-sided path the base is the noise: pass it as z")
@@ -156,7 +156,9 @@ class Path:
         return Prediction(known, x, self.coefficients(t), two_sided=self.two_sided).of(to)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able description. TypeError if a setting is a function of the user's, which no file can hold."""
+        """A JSON-able description. TypeError if the schedule or a setting of it is the user's own code, which no file can hold."""
+        if type(self.schedule).__module__ != Linear.__module__:
+            raise TypeError(f"a path with a schedule of your own, {type(self.schedule).__qualname__}, cannot be saved")
         settings = {f.name: getattr(self.schedule, f.name) for f in fields(self.schedule)}
         for name, value in settings.items():
             if callable(value):

@@ -35,7 +35,10 @@ class Coefficients(NamedTuple):
 
 @runtime_checkable
 class Schedule(Protocol):
-    """`two_sided`: whether a is not identically 0. `interval`: the times between which samplers run unless told otherwise."""
+    """`two_sided`: whether a is not identically 0. `interval`: the times between which samplers run unless told otherwise.
+
+    `noiseless`, if it is there and true, says that c is identically 0. One-sided schedules also have `time_at(lam)`, the inverse of lam.
+    """
 
     two_sided: ClassVar[bool]
     interval: tuple[float, float]
@@ -133,9 +136,13 @@ class Interpolant:
             raise ValueError(f"gamma must vanish at t = 0 and t = 1, got {ends.tolist()}")
 
     @property
+    def noiseless(self) -> bool:
+        return self.gamma == "none"
+
+    @property
     def interval(self) -> tuple[float, float]:
         # The score is noise / c: where c vanishes at the ends a learned noise prediction cannot give it.
-        return (0.0, 1.0) if self.gamma == "none" else (1e-3, 1.0 - 1e-3)
+        return (0.0, 1.0) if self.noiseless else (1e-3, 1.0 - 1e-3)
 
     def coefficients(self, t: Tensor) -> Coefficients:
         if callable(self.gamma):

@@ -27,7 +27,7 @@ __all__ = ["DDIM", "DEIS", "AdamsBashforth", "DPMSolverPP", "Euler", "EulerMaruy
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 _FAR = 40.0     # e^-40 is below rounding: a longer interval is cut there
 LARGEST_AMPLIFICATION = 2.0      # of an error of the network when it is read as data: 1 for data and for velocity on the linear path, 150 for noise on VP
-_INSIDE = 1e-3  # where rules that divide by alpha or by sigma begin if the path's own start is singular
+INSIDE = 1e-3   # where rules that divide by alpha or by sigma begin if the path's own start is singular
 
 
 def default_times(path: Path, steps: int, start: float | None = None, end: float | None = None) -> Times:
@@ -84,9 +84,9 @@ class Exponential:
         start, end = (float(v) for v in times.t[[0, -1]])
         first, last = self._readings(times)[[0, -1]].tolist()
         if (self.kind != "data" and float(times.alpha[0]) == 0) or not math.isfinite(first):
-            start = _INSIDE
+            start = INSIDE
         if not math.isfinite(last):
-            end = 1 - _INSIDE
+            end = 1 - INSIDE
         return default_times(path, steps, start, end)
 
     def _readings(self, times: Times) -> Tensor:
@@ -370,6 +370,8 @@ def default_rule(field: Field) -> Exponential | AdamsBashforth | RungeKutta:
 
 def _error_of_data(field: Field) -> float:
     """How much an error of the network's answer grows when it is read as data at the start of the path: |d data / d answer|."""
-    b, c, db, cdc = (float(v) for v in (lambda at: (at.b, at.c, at.db, at.cdc))(field.path.coefficients(field.path.interval[0])))
-    grown = {"data": lambda: 1.0, "velocity": lambda: abs(c * c / (b * cdc - c * c * db)), "noise": lambda: c / b, "score": lambda: c * c / b}
-    return min(grown[kind]() if kind in ("data", "velocity") or b > 0 else math.inf for kind in field.predicts)
+    at = field.path.coefficients(field.path.interval[0])
+    b, c, db, cdc = (float(v) for v in (at.b, at.c, at.db, at.cdc))
+    from_velocity = abs(c * c / (b * cdc - c * c * db))
+    grown = {"data": 1.0, "velocity": from_velocity, "noise": c / b if b > 0 else math.inf, "score": c * c / b if b > 0 else math.inf}
+    return min(grown[kind] for kind in field.predicts)

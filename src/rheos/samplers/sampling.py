@@ -13,12 +13,10 @@ from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
 from rheos.samplers.multistep import Edit, Multistep
-from rheos.samplers.rules import default_rule
+from rheos.samplers.rules import INSIDE, default_rule
 from rheos.samplers.tables import Rule, Table, planned
 
 __all__ = ["sample"]
-
-_INSIDE = 1e-3
 
 
 def sample(
@@ -127,9 +125,9 @@ def _askable(field: Field, rule: Rule, times: Times) -> Times:
         return times
     t, kinds = times.t.tolist(), set(field.predicts)
     if not {"velocity", "data"} & kinds and float(times.alpha[0]) == 0:
-        t[0] = min(_INSIDE, 0.5 * t[1])
+        t[0] = min(INSIDE, 0.5 * t[1])
     if kinds == {"data"} and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
-        t[-1] = max(1 - _INSIDE, 0.5 * (t[-2] + 1))
+        t[-1] = max(1 - INSIDE, 0.5 * (t[-2] + 1))
     return Times(field.path, t)
 
 

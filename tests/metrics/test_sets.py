@@ -174,3 +174,9 @@ X, NAN = torch.ones(4, 3), torch.tensor([[0.0], [math.nan]])
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_numbers_are_events_too():
+    """Plain numbers: the distance of two normal fits is the gap of means squared plus that of deviations squared."""
+    x, y = torch.tensor([0.0, 1.0, 2.0, 5.0]), torch.tensor([3.0, 3.5, 9.0])
+    torch.testing.assert_close(frechet(x, y), (x.mean() - y.mean()).square().double() + (x.double().std() - y.double().std()).square(), rtol=1e-6, atol=1e-6)

@@ -220,6 +220,7 @@ def test_a_spoilt_model_is_one_clear_error(model, tmp_path, spoil, error, messag
     (lambda d, m: train(d, path=Path.interpolant(), **TINY), ValueError, "path must be one-sided"),
     (lambda d, m: train(torch.ones(5, 2, dtype=torch.complex64), **TINY), TypeError, "data must be float32 or float64, got torch.complex64"),
     (lambda d, m: train(torch.zeros(0, 3), **TINY), ValueError, "with no empty axis"),
+    (lambda d, m: train(d, dropuot=0.1, **TINY), ValueError, "a setting of train must be one of .*did you mean dropout"),
     (lambda d, m: train(d, resume=True, **TINY), ValueError, "resume needs the folder of the run"),
     (lambda d, m: m.sample(0), ValueError, "n must be at least 1, got 0"),
     (lambda d, m: m.sample(2, cond=7), ValueError, "cond must be a class from 0 to 3"),

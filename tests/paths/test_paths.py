@@ -325,6 +325,7 @@ def test_a_schedule_of_ones_own_makes_a_path_that_no_file_can_hold():
     (lambda: Path.interpolant().lam(0.5), "lam exists for one-sided paths only"),
     (lambda: Path.interpolant("cube"), "gamma must be one of sqrt, none, sin2, got 'cube'"),
     (lambda: Path.interpolant(lambda t: t), "gamma must vanish at t = 0 and t = 1"),
+    (lambda: Path.interpolant(lambda t: -t * (1 - t)), r"gamma must be positive inside \(0, 1\), got -0.25"),
     (lambda: Path.vp(20.0, 0.1), "beta_max must be above beta_min = 20.0, got 0.1"),
     (lambda: Path.vp(-1.0), "beta_min must lie in"),
     (lambda: Clock("rhoo"), r"clock must be one of .*did you mean rho"),

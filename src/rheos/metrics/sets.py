@@ -87,7 +87,7 @@ def _moments(name: str, rows: Tensor, features: Callable[[Tensor], Tensor] | Non
     """Mean (d,) and a factor R (min(n, d), d) of the covariance R^T R, float64."""
     if features is not None:
         rows = torch.cat([features(part) for part in rows.split(_BATCH)])
-    flat = checks.finite(name if features is None else f"features of {name}", rows).double().flatten(1)
+    flat = checks.finite(name if features is None else f"features of {name}", rows).double().reshape(len(rows), -1)
     mean = flat.mean(0)
     return mean, torch.linalg.qr((flat - mean) / (len(flat) - 1) ** 0.5, mode="r").R
 

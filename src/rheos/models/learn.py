@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -141,6 +142,9 @@ def train(
     Ctrl-C ends the training after the step under way, with a warning, and the model so far is returned.
     ValueError for data that is empty, constant or not finite, and for settings out of range.
     """
+    known = [name for name, p in inspect.signature(Training.prepare).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in settings:
+        checks.one_of("a setting of train", name, known)
     run = Training.prepare(data, net, steps=steps, **settings)
     state, watchers = run.start, list(watch)
     found = None if checkpoint is None else latest_checkpoint(checkpoint)

@@ -118,6 +118,7 @@ class Path:
 
         at: the coefficients at t, if known already.
 
+        At an end where c' is infinite (t = 1 of a variance-preserving path) x is right and its velocity infinite, as it is.
         ValueError for a missing or superfluous x0 and for shapes that do not fit.
         """
         if t.shape != x1.shape[:1]:

@@ -134,6 +134,9 @@ class Interpolant:
         ends = self.gamma(torch.tensor([0.0, 1.0], dtype=torch.float64))
         if float(ends.abs().max()) > 1e-6:
             raise ValueError(f"gamma must vanish at t = 0 and t = 1, got {ends.tolist()}")
+        least = float(self.gamma(torch.linspace(0.01, 0.99, 99, dtype=torch.float64)).min())
+        if not least > 0:
+            raise ValueError(f"gamma must be positive inside (0, 1), got {least:g}")
 
     @property
     def noiseless(self) -> bool:

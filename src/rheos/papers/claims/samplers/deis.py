@@ -11,6 +11,7 @@ the first thresholds, the former with good times by more; and on the trained net
 """
 import torch
 
+from rheos.core import Draws
 from rheos.data import GaussianMixture, load
 from rheos.models import train
 from rheos.nets import ResidualMLP
@@ -77,7 +78,8 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
 
 def teacher() -> dict[str, torch.Tensor]:
     """Weights of a class-conditional network on real digits, variance-preserving path, noise prediction."""
-    net = ResidualMLP((1, 8, 8), width=160, depth=3, classes=10, dropout=0.1)
+    with Draws(0).scope(0):
+        net = ResidualMLP((1, 8, 8), width=160, depth=3, classes=10, dropout=0.1)
     train(load("digits"), net, path=PATH, predicts="noise", steps=1500, seed=0, device="cpu")
     return net.state_dict()
 

@@ -25,7 +25,7 @@ class ClassifierFree(Field):
     def __init__(self, field: Field, scale: float):
         checks.between("guidance", scale, 0.0, float("inf"), high_open=True)
         self.field, self.scale = field, float(scale)
-        super().__init__(field.net, field.path, field.predicts)
+        super().__init__(field.net, field.path, field.predicts, unit_input=field.unit_input)
 
     @property
     def event(self) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rheos.core import Draws, checks
 from rheos.couplings import Pair
 from rheos.nets import keep_condition
+from rheos.objectives.gaps import L2, Metric
 from rheos.objectives.when import TimeLaw, Uniform
 from rheos.paths import KINDS, Path
 
@@ -77,12 +78,15 @@ class Sum(_Adding):
 
 @dataclass(frozen=True, eq=False)
 class Matching(_Adding):
-    """mean over the event of (net(x_t, t, cond) - target)^2, weighted, averaged over the batch.
+    """mean over the event of (net(x_t, t, cond) - target)^2, or another metric of the two, weighted, averaged over the batch.
 
     path: makes x_t and the targets. predicts: the kind, or kinds, that the network returns. when: the law of t on the path's interval.
-    weight: a number or a function of t (batch,) -> (batch,). drop_condition: the chance with which a row's condition is left out,
+    weight: a number or a function of t (batch,) -> (batch,), finite. drop_condition: the chance with which a row's condition is left out,
     so that one network learns both fields for classifier-free guidance. antithetic: average the loss at +z and -z, which takes away the
-    variance of c' z near the ends of two-sided paths (arXiv:2303.08797) at the cost of a second evaluation.
+    variance of c' z near the ends of two-sided paths (arXiv:2303.08797) at the cost of a second evaluation. metric: how a gap is
+    measured, `L2()`, `PseudoHuber(c)` or `Perceptual(features)`. unit_input: whether the network is shown x / sqrt(alpha^2 + sigma^2), see `Field`.
+
+    On a one-sided path a pair's x0 takes the noise's place: it should follow the path's law of noise, else only the velocity has a meaning.
     """
 
     path: Path
@@ -91,6 +95,8 @@ class Matching(_Adding):
     weight: float | Callable[[Tensor], Tensor] = 1.0
     drop_condition: float = 0.0
     antithetic: bool = False
+    metric: Metric = L2()
+    unit_input: bool = False
 
     def __post_init__(self):
         if not isinstance(self.path, Path):
@@ -98,7 +104,15 @@ class Matching(_Adding):
         object.__setattr__(self, "predicts", (self.predicts,) if isinstance(self.predicts, str) else tuple(self.predicts))
         for kind in self.predicts or ("nothing",):
             checks.one_of("predicts", kind, KINDS)
+            if kind == "score" and not self.path.noise.gaussian:
+                raise ValueError(f"predicts = score needs a path with Gaussian noise, this one has {self.path.noise}")
         checks.between("drop_condition", self.drop_condition, 0.0, 1.0)
+        if not callable(self.weight):
+            checks.positive("weight", self.weight, zero=True)
+        if not callable(self.metric):
+            raise TypeError(f"metric must be a metric such as L2(), got {self.metric!r}")
+        if checks.flag("unit_input", self.unit_input) and self.path.two_sided:
+            raise ValueError("unit_input needs a one-sided path, got a two-sided one")
 
     def __call__(self, net: Callable, pair: Pair, *, seed: int | Draws = 0, step: int = 0) -> Loss:
         """The loss of `net` on minibatch `pair`; times, noise and dropped conditions are functions of (seed, step)."""
@@ -106,9 +120,16 @@ class Matching(_Adding):
         n, low, high = len(x1), *self.path.interval
         # float32 is enough here: 1 - t is exact, so sigma loses nothing near the data.
         t = self.when.sample(n, seed=draws, step=step, device=x1.device, dtype=torch.float64 if x1.dtype == torch.float64 else torch.float32)
-        if (low, high) != (0.0, 1.0):
+        place = getattr(self.when, "place", None)
+        if place is not None:
+            t = place(self.path, t)
+        elif (low, high) != (0.0, 1.0):
             t = low + (high - low) * t
-        z = draws.rows("noise", step, x1.shape, device=x1.device, dtype=x1.dtype, ahead=True)
+        # On a one-sided path the base is the noise: a coupled source takes its place.
+        coupled = pair.x0 is not None and not self.path.two_sided
+        if coupled and self.antithetic:
+            raise ValueError("antithetic needs fresh noise, but on this one-sided path the pair's x0 is the noise")
+        z = checks.shape_of("x0", pair.x0, x1.shape) if coupled else self.path.noise.draw(x1.shape, seed=draws, step=step, like=x1, ahead=True)
         if self.drop_condition and cond is not None:
             cond = keep_condition(cond, draws.uniform("kept condition", step, (n,), device=x1.device, ahead=True) >= self.drop_condition)
         errors, terms = self._at(net, pair, t, z, cond)
@@ -119,24 +140,28 @@ class Matching(_Adding):
         return Loss(errors.mean(), errors, terms)
 
     def _at(self, net: Callable, pair: Pair, t: Tensor, z: Tensor, cond: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Squared errors (batch, *event), weighted and summed over the kinds, and each kind's mean."""
-        point = self.path.sample(pair.x1, t, x0=pair.x0, z=z, at=self.path.schedule.coefficients(t))
-        answer = net(point.x, t.to(point.x.dtype), cond)
+        """The metric's errors, weighted and summed over the kinds, and each kind's mean."""
+        at = self.path.schedule.coefficients(t)
+        point = self.path.sample(pair.x1, t, x0=pair.x0 if self.path.two_sided else None, z=z, at=at)
+        answer = net(self.path.unit(point.x, at) if self.unit_input else point.x, t.to(point.x.dtype), cond)
         answers = (answer,) if isinstance(answer, Tensor) else tuple(answer)
         if len(answers) != len(self.predicts):
             raise ValueError(f"net must return {len(self.predicts)} tensors for predicts = {self.predicts}, got {len(answers)}")
-        weight = self.weight
-        if callable(weight):
-            weight = weight(t).to(point.x.dtype).reshape(-1, *(1,) * (point.x.ndim - 1))
+        weight = self.weight(t).to(point.x.dtype) if callable(self.weight) else self.weight
+        if isinstance(weight, Tensor) and weight.device.type == "cpu" and not bool(torch.isfinite(weight).all()):
+            worst = int((~torch.isfinite(weight)).nonzero()[0])
+            raise ValueError(f"weight must be finite, got {float(weight[worst])} at t = {float(t[worst]):g}")
         total: Any = None
         terms = {}
         for kind, value in zip(self.predicts, answers, strict=True):
             if value.shape != point.x.shape:
                 raise ValueError(f"net must return the shape of x, {tuple(point.x.shape)}, got {tuple(value.shape)}")
-            gap = value - point.target(kind)
-            error = gap.abs().square() if gap.is_complex() else gap.square()
+            error = self.metric(value, point.target(kind))
             if len(answers) > 1:
                 terms[kind] = error.detach().mean()
-            error = error if isinstance(weight, float) and weight == 1.0 else weight * error
+            if isinstance(weight, Tensor):
+                error = weight.reshape(-1, *(1,) * (error.ndim - 1)) * error
+            elif weight != 1.0:
+                error = weight * error
             total = error if total is None else total + error
         return total, terms

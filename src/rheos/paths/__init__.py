@@ -1,12 +1,15 @@
 """Probability paths from noise to data, and the fields that live on them."""
+from rheos.paths.basis import Basis, Fourier2d
+from rheos.paths.discrete import Betas
 from rheos.paths.exact import ExactField
 from rheos.paths.field import Field
+from rheos.paths.noise import Gaussian, NoiseLaw, Student
 from rheos.paths.path import Path, PathPoint
 from rheos.paths.predictions import KINDS, Prediction
-from rheos.paths.schedules import VP, Coefficients, Interpolant, Linear, Schedule
-from rheos.paths.times import LAM, QUADRATIC, RHO, SQRT_U, Clock, T, Times, U
+from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Schedule
+from rheos.paths.times import LAM, QUADRATIC, RHO, RHO7, SQRT_U, Clock, T, Times, U
 
 __all__ = [
-    "KINDS", "LAM", "QUADRATIC", "RHO", "SQRT_U", "VP", "Clock", "Coefficients", "ExactField", "Field", "Interpolant", "Linear", "Path",
-    "PathPoint", "Prediction", "Schedule", "T", "Times", "U",
+    "EDM", "KINDS", "LAM", "QUADRATIC", "RHO", "RHO7", "SQRT_U", "VE", "VP", "Basis", "Betas", "Clock", "Coefficients", "Cosine", "ExactField", "Field",
+    "Fourier2d", "Gaussian", "Interpolant", "Linear", "NoiseLaw", "Path", "PathPoint", "Prediction", "Schedule", "Student", "T", "Times", "U",
 ]

@@ -23,7 +23,8 @@ class Field:
 
     net: called as net(x, t, cond) with x (batch, *event), t (batch,) in x's dtype, cond as given (None is passed as None). Returns
         (batch, *event), or as many of them as `predicts` has names.
-    predicts: "velocity", "score", "noise" or "data"; for two-sided paths usually ("velocity", "noise").
+    predicts: "velocity", "score", "noise", "data" or "v" (v-prediction); for two-sided paths usually ("velocity", "noise").
+    unit_input: whether the network is shown x / sqrt(alpha^2 + sigma^2) in place of x, as paths whose noise is large need it.
     nfe: how often the network was called; set it to 0 to count anew.
 
     Calling the field gives a `Prediction`: one network call, any kind.
@@ -34,16 +35,22 @@ class Field:
     (-2.0, 1.0, 3.0, 1)
     """
 
-    def __init__(self, net: Net, path: Path, predicts: str | Sequence[str] = "velocity"):
+    def __init__(self, net: Net, path: Path, predicts: str | Sequence[str] = "velocity", *, unit_input: bool = False):
         if not callable(net):
             raise TypeError(f"net must be callable as net(x, t, cond), got {type(net).__name__}")
         if not isinstance(path, Path):
             raise TypeError(f"path must be a Path, got {type(path).__name__}")
-        self.net, self.path = net, path
+        self.net, self.path, self.unit_input = net, path, checks.flag("unit_input", unit_input)
+        if unit_input and path.two_sided:
+            raise ValueError("unit_input needs a one-sided path, got a two-sided one")
         self.predicts: tuple[str, ...] = (predicts,) if isinstance(predicts, str) else tuple(predicts)
         for kind in self.predicts or ("nothing",):
             checks.one_of("predicts", kind, KINDS)
         kinds = set(self.predicts)
+        if "v" in kinds and path.two_sided:
+            raise ValueError("predicts = v needs a one-sided path, got a two-sided one")
+        if "score" in kinds and not path.noise.gaussian:
+            raise ValueError(f"predicts = score needs a path with Gaussian noise, this one has {path.noise}")
         if path.two_sided and "velocity" not in kinds and not ("data" in kinds and kinds & {"noise", "score"}):
             raise ValueError(f"predicts = {self.predicts} does not tell the velocity of a two-sided path; predict velocity, and noise for the score")
         self.nfe = 0
@@ -72,14 +79,15 @@ class Field:
             t = t.to(x.device) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=x.device)
             if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
                 raise ValueError(f"t must be one number or have shape ({len(x)},), one time a row of x, got shape {tuple(t.shape)}")
-            at = self.path.coefficients(t)
+            # Coefficients that differ by coordinate always have the times first.
+            at = self.path.coefficients(t[None] if t.ndim == 0 and getattr(self.path.schedule, "spectral", False) else t)
         rows = torch.as_tensor(t, dtype=x.real.dtype if x.is_complex() else x.dtype, device=x.device).expand(len(x))
         known = self._ask(x, rows, cond, at)
-        return Prediction(known, x, at, two_sided=self.path.two_sided)
+        return self.path.prediction(known, x, at)
 
     def _ask(self, x: Tensor, t: Tensor, cond: Any, at: Coefficients) -> dict[str, Tensor]:
         self.nfe += 1
-        answer = self.net(x, t, cond)
+        answer = self.net(self.path.unit(x, at) if self.unit_input else x, t, cond)
         answers = (answer,) if isinstance(answer, Tensor) else tuple(answer)
         if len(answers) != len(self.predicts):
             raise ValueError(f"net must return {len(self.predicts)} tensors for predicts = {self.predicts}, got {len(answers)}")
@@ -103,6 +111,10 @@ class Field:
     def data(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
         """The expected data x1 given x_t, (batch, *event)."""
         return self(x, t, cond).data
+
+    def v(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
+        """The expected (alpha z - sigma x1) / sqrt(alpha^2 + sigma^2) given x_t, (batch, *event)."""
+        return self(x, t, cond).v
 
     def drift(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None, *, epsilon: float = 0.0) -> Inexact[Tensor, "batch *event"]:
         """velocity + epsilon score: the drift of the SDE with diffusion sqrt(2 epsilon) and the same marginals. ValueError if epsilon < 0."""

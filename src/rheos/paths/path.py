@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor
 
 from rheos.core import Draws, checks
 from rheos.core.files import rheos_class
+from rheos.paths.basis import Basis
+from rheos.paths.discrete import Betas
+from rheos.paths.noise import GAUSSIAN, NoiseLaw
 from rheos.paths.predictions import Prediction
-from rheos.paths.schedules import VP, Coefficients, Interpolant, Linear, Schedule
+from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Schedule
 
 __all__ = ["Path", "PathPoint"]
 
@@ -36,13 +39,19 @@ class PathPoint(NamedTuple):
             return self.x1
         if self.z is None:
             raise ValueError(f"this path has no noise, so it has no {kind} to predict")
-        return self.z if kind == "noise" else -self.z / _shaped(self.at.c, self.x)
+        if kind == "noise":
+            return self.z
+        if kind == "v":
+            b, c = _shaped(self.at.b, self.x), _shaped(self.at.c, self.x)
+            return (b * self.z - c * self.x1) / (b * b + c * c) ** 0.5
+        return -self.z / _shaped(self.at.c, self.x)
 
 
 def _shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
     if not isinstance(value, Tensor):
         return value
-    value = value.reshape(-1, *(1,) * (like.ndim - 1))
+    if value.ndim < 2:
+        value = value.reshape(-1, *(1,) * (like.ndim - 1))
     return value if value.dtype == like.dtype else value.to(like.dtype)
 
 
@@ -54,29 +63,56 @@ def _sum(u: Tensor | float, x: Tensor, v: Tensor | float, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Path:
-    """A path is its schedule; build one with `Path.linear()`, `Path.vp()`, `Path.interpolant()`.
+    """A path is its schedule, the law of its noise and the basis in which its coefficients stand; build one with `Path.linear()` and its kin.
 
     Time runs from 0 (base, noise) to 1 (data); velocity is dx/dt in this clock.
+    noise: `Gaussian()` or another law, such as `Student(dof)`. basis: None, or an orthonormal map such as `Fourier2d()`.
 
     >>> [round(v, 4) for v in Path.linear().lam(torch.tensor([0.25, 0.5, 0.75])).tolist()]
     [-1.0986, 0.0, 1.0986]
     """
 
     schedule: Schedule
+    noise: NoiseLaw = GAUSSIAN
+    basis: Basis | None = None
 
     def __post_init__(self):
         if not callable(getattr(self.schedule, "coefficients", None)):
             raise TypeError(f"schedule must be a schedule such as Linear(), got {self.schedule!r}; or build the path with Path.linear()")
+        if not callable(getattr(self.noise, "draw", None)):
+            raise TypeError(f"noise must be a law such as Gaussian(), got {self.noise!r}")
+        if self.basis is None and getattr(self.schedule, "spectral", False):
+            raise ValueError(f"basis must be given: the coefficients of {self.schedule!r} differ by coordinate")
 
     @classmethod
-    def linear(cls) -> Path:
+    def linear(cls, *, noise: NoiseLaw = GAUSSIAN) -> Path:
         """alpha = t, sigma = 1 - t. Velocity is data minus noise."""
-        return cls(Linear())
+        return cls(Linear(), noise)
 
     @classmethod
-    def vp(cls, beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
+    def cosine(cls, *, noise: NoiseLaw = GAUSSIAN) -> Path:
+        """alpha = sin(pi t / 2), sigma = cos(pi t / 2): variance preserving at constant angular speed."""
+        return cls(Cosine(), noise)
+
+    @classmethod
+    def vp(cls, beta_min: float = 0.1, beta_max: float = 20.0, *, noise: NoiseLaw = GAUSSIAN) -> Path:
         """Variance preserving, rate rising linearly from beta_min at the data to beta_max at the noise."""
-        return cls(VP(beta_min, beta_max))
+        return cls(VP(beta_min, beta_max), noise)
+
+    @classmethod
+    def ve(cls, sigma_min: float = 0.01, sigma_max: float = 50.0, *, noise: NoiseLaw = GAUSSIAN) -> Path:
+        """Variance exploding: alpha = 1, sigma geometric. Learn it with `predicts="v"` and `unit_input=True`."""
+        return cls(VE(sigma_min, sigma_max), noise)
+
+    @classmethod
+    def edm(cls, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, *, noise: NoiseLaw = GAUSSIAN) -> Path:
+        """alpha = 1, sigma^(1/rho) linear. On data of variance 1, `predicts="v"` with `unit_input=True` is EDM's preconditioning."""
+        return cls(EDM(sigma_min, sigma_max, rho), noise)
+
+    @classmethod
+    def from_betas(cls, betas: Tensor | Sequence[float], *, noise: NoiseLaw = GAUSSIAN) -> Path:
+        """A discrete diffusion model's path: `betas` (T,), first the data's end; step k sits at t = 1 - k / (T - 1)."""
+        return cls(Betas(tuple(torch.as_tensor(betas, dtype=torch.float64).flatten().tolist())), noise)
 
     @classmethod
     def interpolant(cls, gamma: str | Callable[[Tensor], Tensor] = "sqrt", mixing: str = "linear") -> Path:
@@ -104,12 +140,14 @@ class Path:
     def lam(self, t: Tensor | float) -> Tensor:
         """log(alpha / sigma), half the log signal-to-noise ratio; -inf and inf at singular ends. ValueError for a two-sided path."""
         self._one_sided("lam")
+        self._scalar("lam")
         at = self.coefficients(t)
         return at.b.log() - at.c.log()
 
     def time_at(self, lam: Tensor | float) -> Tensor:
         """The time at which `lam` is reached: the inverse of `lam`. ValueError for a two-sided path."""
         self._one_sided("time_at")
+        self._scalar("time_at")
         return self.schedule.time_at(torch.as_tensor(lam, dtype=torch.float64))
 
     def sample(self, x1: Inexact[Tensor, "batch *event"], t: Float[Tensor, " times"], *, x0: Tensor | None = None, z: Tensor | None = None,
@@ -124,6 +162,8 @@ class Path:
         if t.shape != x1.shape[:1]:
             raise ValueError(f"t must have shape ({len(x1)},), one time a row of x1, got {tuple(t.shape)}")
         at = self.coefficients(t) if at is None else at
+        if self.basis is not None:
+            return self._sample_in_basis(x1, t, x0, z, seed, step, at)
         b, c, db, dc = _shaped(at.b, x1), _shaped(at.c, x1), _shaped(at.db, x1), _shaped(at.dc, x1)
         if self.two_sided:
             a, da = _shaped(at.a, x1), _shaped(at.da, x1)
@@ -136,49 +176,146 @@ class Path:
         elif x0 is not None:
             raise ValueError("x0 was given, but on a one-sided path the base is the noise: pass it as z")
         if z is None:
-            z = Draws.of(seed).rows("path noise", step, x1.shape, device=x1.device, dtype=x1.dtype)
+            z = self.noise.draw(tuple(x1.shape), seed=seed, purpose="path noise", step=step, like=x1)
         if z.shape != x1.shape:
             checks.shape_of("z", z, x1.shape)
         if self.two_sided:
             return PathPoint(_sum(1.0, x, c, z), t, x1, x0, z, _sum(1.0, velocity, dc, z), at)
         return PathPoint(_sum(b, x1, c, z), t, x1, None, z, _sum(db, x1, dc, z), at)
 
+    def _sample_in_basis(self, x1: Tensor, t: Tensor, x0: Tensor | None, z: Tensor | None, seed: int | Draws, step: int, at: Coefficients) -> PathPoint:
+        """The same point, made in the basis and turned back: the map is linear and does not depend on t, so it carries velocities too."""
+        turn, back = self.basis.forward, self.basis.inverse
+        if z is None:
+            z = self.noise.draw(tuple(x1.shape), seed=seed, purpose="path noise", step=step, like=x1)
+        known = (None if v is None else turn(v) for v in (x0, z))
+        there = Path(_Within(self.schedule), self.noise).sample(turn(x1), t, x0=next(known), z=next(known), at=at)
+        return PathPoint(back(there.x), t, x1, x0, None if there.z is None else z, back(there.velocity), at)
+
     def prior(self, shape: Sequence[int], *, seed: int | Draws = 0, first: int = 0, start: float | None = None,
               **kinds: Any) -> Inexact[Tensor, "rows *event"]:
         """Draws (rows, *event) from the law at the start of a one-sided path, c(start) z. ValueError for a two-sided path."""
         self._one_sided("prior")
-        scale = float(self.coefficients(self.interval[0] if start is None else start).c)
-        return Draws.of(seed).rows("start", 0, shape, first=first, **kinds) * scale
+        scale = self.coefficients(self.interval[0] if start is None else start).c
+        z = self.noise.draw(tuple(shape), seed=seed, purpose="start", first=first, like=torch.empty(0, **kinds))
+        return z * float(scale) if self.basis is None else self.basis.inverse(_shaped(scale, z) * self.basis.forward(z))
+
+    def posterior(self, x: Inexact[Tensor, "batch *event"], x1: Inexact[Tensor, "batch *event"], t: Tensor | float, s: Tensor | float,
+                  eta: float = 1.0) -> tuple[Inexact[Tensor, "batch *event"], Tensor]:
+        """(mean (batch, *event), standard deviation) of x_s given x at time t <= s and the data x1; times are numbers or (batch,).
+
+        eta 1 is the path's Markov chain (Ho et al., 2020, arXiv:2006.11239), 0 keeps the noise that x holds (DDIM, Song et al., 2020,
+        arXiv:2010.02502). The standard deviation is eta sigma_s sqrt(1 - exp(-2 h)), h = lam_s - lam_t, and broadcasts to x.
+        ValueError for two-sided paths and noise that is not Gaussian, for s before t, and for a t without noise.
+        """
+        now, then = self._two_times("posterior", t, s, s_later=True)
+        eta = checks.between("eta", eta, 0.0, 1.0)
+        if bool((now.c == 0).any()):
+            raise ValueError("t must leave some noise in x, got a time with sigma = 0")
+        spread = eta * then.c * (1 - (now.b * then.c / (then.b * now.c)) ** 2).clamp_min(0).sqrt()
+        kept = (then.c**2 - spread**2).clamp_min(0).sqrt()
+        b, c, b_s, kept, spread = (_shaped(v, x) for v in (now.b, now.c, then.b, kept, spread))
+        return b_s * x1 + kept * (x - b * x1) / c, spread
+
+    def transition(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, s: Tensor | float) -> tuple[Inexact[Tensor, "batch *event"], Tensor]:
+        """(mean (batch, *event), standard deviation) of x_s given x at time t >= s: how noise is added to what is noisy already.
+
+        ValueError for two-sided paths and noise that is not Gaussian, for s after t, and for a t without data.
+        """
+        now, then = self._two_times("transition", t, s, s_later=False)
+        if bool((now.b == 0).any()):
+            raise ValueError("t must leave some data in x, got a time with alpha = 0")
+        ratio = then.b / now.b
+        spread = (then.c**2 - (ratio * now.c) ** 2).clamp_min(0).sqrt()
+        return _shaped(ratio, x) * x, _shaped(spread, x)
+
+    def _two_times(self, what: str, t: Tensor | float, s: Tensor | float, *, s_later: bool) -> tuple[Coefficients, Coefficients]:
+        self._one_sided(what)
+        self._scalar(what)
+        if not self.noise.gaussian:
+            raise ValueError(f"{what} needs Gaussian noise, this path has {self.noise}")
+        first, second = (torch.as_tensor(v, dtype=torch.float64) for v in (t, s))
+        if bool((second < first).any() if s_later else (second > first).any()):
+            raise ValueError(f"s must not lie {'before' if s_later else 'after'} t, got t = {t} and s = {s}")
+        return self.coefficients(first), self.coefficients(second)
+
+    def unit(self, x: Inexact[Tensor, "batch *event"], at: Coefficients) -> Inexact[Tensor, "batch *event"]:
+        """x / sqrt(b^2 + c^2): of about variance 1 at all times where the data are; what networks with `unit_input` are shown."""
+        self._scalar("unit_input")
+        b, c = _shaped(at.b, x), _shaped(at.c, x)
+        return x / (b * b + c * c) ** 0.5
+
+    def prediction(self, known: dict[str, Tensor], x: Inexact[Tensor, "batch *event"], at: Coefficients) -> Prediction:
+        """What a network said at x, readable as any kind that this path can give. at: the coefficients there."""
+        return Prediction(known, x, at, two_sided=self.two_sided, gaussian=self.noise.gaussian, basis=self.basis)
 
     def convert(self, value: Inexact[Tensor, "batch *event"], x: Inexact[Tensor, "batch *event"], t: Tensor | float, *, of: str, to: str,
                 given: dict[str, Tensor] | None = None) -> Inexact[Tensor, "batch *event"]:
         """Read a prediction `value` of kind `of` at (x, t) as kind `to`. Two-sided paths need a second prediction in `given`."""
         known = {of: value, **(given or {})}
-        return Prediction(known, x, self.coefficients(t), two_sided=self.two_sided).of(to)
+        return self.prediction(known, x, self.coefficients(t)).of(to)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able description. TypeError if the schedule or a setting of it is the user's own code, which no file can hold."""
-        if type(self.schedule).__module__ != Linear.__module__:
-            raise TypeError(f"a path with a schedule of your own, {type(self.schedule).__qualname__}, cannot be saved")
-        settings = {f.name: getattr(self.schedule, f.name) for f in fields(self.schedule)}
-        for name, value in settings.items():
-            if callable(value):
-                raise TypeError(f"a path whose {name} is a function cannot be saved")
-        return {"class": f"rheos.paths.{type(self.schedule).__name__}", **settings}
+        """A JSON-able description. TypeError if a part of the path is the user's own code, which no file can hold."""
+        content = _part_to_json("schedule", self.schedule)
+        if self.noise != GAUSSIAN:
+            content["noise"] = _part_to_json("noise", self.noise)
+        return content if self.basis is None else {**content, "basis": _part_to_json("basis", self.basis)}
 
     @classmethod
     def from_json(cls, content: Any) -> Path:
-        """The path that `to_json` described. ValueError for anything else, classes that are not schedules of this room included."""
-        if not isinstance(content, dict) or "class" not in content:
+        """The path that `to_json` described. ValueError for anything else, classes that are no parts of a path included."""
+        if not isinstance(content, dict):
             raise ValueError(f"not a path: {content!r}")
-        maker = rheos_class(content["class"], rooms=("paths",))
-        if maker.__module__ != Linear.__module__ or not hasattr(maker, "coefficients"):
-            raise ValueError(f"class {content['class']!r} in the file is not a schedule")
-        try:
-            return cls(maker(**{name: value for name, value in content.items() if name != "class"}))
-        except TypeError as error:
-            raise ValueError(f"not a path: {error}") from None
+        noise = _part_from_json("noise law", content["noise"], "draw") if "noise" in content else GAUSSIAN
+        basis = _part_from_json("basis", content["basis"], "inverse") if "basis" in content else None
+        return cls(_part_from_json("schedule", {k: v for k, v in content.items() if k not in ("noise", "basis")}, "coefficients"), noise, basis)
 
     def _one_sided(self, what: str) -> None:
         if self.two_sided:
             raise ValueError(f"{what} exists for one-sided paths only; this path is two-sided")
+
+    def _scalar(self, what: str) -> None:
+        if getattr(self.schedule, "spectral", False):
+            raise ValueError(f"{what} exists only where all coordinates share their coefficients; those of this path differ")
+
+
+@dataclass(frozen=True)
+class _Within:
+    """A schedule whose coefficients are given: for making a point in the coordinates of a basis."""
+
+    schedule: Schedule
+
+    @property
+    def two_sided(self) -> bool:
+        return self.schedule.two_sided
+
+    @property
+    def noiseless(self) -> bool:
+        return getattr(self.schedule, "noiseless", False)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        return self.schedule.coefficients(t)
+
+
+def _part_to_json(name: str, part: Any) -> dict[str, Any]:
+    kind = type(part)
+    if not kind.__module__.startswith("rheos.paths."):
+        raise TypeError(f"a path with a {name} of your own, {kind.__qualname__}, cannot be saved")
+    settings = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
+    for setting, value in settings.items():
+        if callable(value):
+            raise TypeError(f"a path whose {setting} is a function cannot be saved")
+    return {"class": f"rheos.paths.{kind.__name__}", **settings}
+
+
+def _part_from_json(what: str, content: Any, method: str) -> Any:
+    if not isinstance(content, dict) or "class" not in content:
+        raise ValueError(f"not a path: {content!r}")
+    maker = rheos_class(content["class"], rooms=("paths",))
+    if not hasattr(maker, method) or not is_dataclass(maker) or maker is Path or getattr(maker, "_is_protocol", False):
+        raise ValueError(f"class {content['class']!r} in the file is not a {what}")
+    try:
+        return maker(**{name: value for name, value in content.items() if name != "class"})
+    except TypeError as error:
+        raise ValueError(f"not a path: {error}") from None

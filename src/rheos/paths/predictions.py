@@ -1,7 +1,8 @@
 """One network answer, read as any kind: the only place where predictions are converted.
 
 For one-sided paths x = b x1 + c z and v = b' x1 + c' z, so any one of data (x1), noise (z), velocity (v) and score (-z / c) gives
-the others. Two-sided paths x = a x0 + b x1 + c z need two of them. Where a division by a vanished coefficient would be needed, the
+the others; so does v = (b z - c x1) / sqrt(b^2 + c^2) (Salimans and Ho, 2022, arXiv:2202.00512), from which data and noise can be read at
+both ends. Two-sided paths x = a x0 + b x1 + c z need two of them. Where a division by a vanished coefficient would be needed, the
 finite member is returned if there is one and ValueError says what is missing if not; no small number is added anywhere.
 """
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from rheos.core import checks
+from rheos.paths.basis import Basis
 from rheos.paths.schedules import Coefficients
 
 __all__ = ["KINDS", "Prediction"]
 
-KINDS = ("velocity", "score", "noise", "data")
+KINDS = ("velocity", "score", "noise", "data", "v")
 
 
 def _vanishes(value: Any) -> bool:
@@ -28,8 +30,10 @@ def _vanishes(value: Any) -> bool:
 class Prediction:
     """What a field says at (x, t). `velocity`, `score`, `noise`, `data` and, for two-sided paths, `source` are tensors like x."""
 
-    def __init__(self, known: Mapping[str, Tensor], x: Tensor, at: Coefficients, *, two_sided: bool = False):
-        self.x, self.two_sided = x, two_sided
+    def __init__(self, known: Mapping[str, Tensor], x: Tensor, at: Coefficients, *, two_sided: bool = False, gaussian: bool = True,
+                 basis: Basis | None = None):
+        self.x, self.two_sided, self.gaussian = x, two_sided, gaussian
+        self.basis = basis
         self._known = dict(known)
         self._at = at
         self._shaped: Coefficients | None = None
@@ -40,13 +44,20 @@ class Prediction:
         if self._shaped is None:
             if isinstance(self._at.b, Tensor) and self._at.b.ndim:
                 ones = (1,) * (self.x.ndim - 1)
-                self._shaped = Coefficients(*(v.reshape(-1, *ones).to(self.x) if isinstance(v, Tensor) else v for v in self._at))
+                real = self.x.real if self.x.is_complex() else self.x
+                self._shaped = Coefficients(*((v.reshape(-1, *ones) if v.ndim < 2 else v).to(real) if isinstance(v, Tensor) else v for v in self._at))
             else:
                 self._shaped = self._at
         return self._shaped
 
     def of(self, kind: str) -> Tensor:
         """The prediction as `kind`, converted once and kept."""
+        if kind == "score" and not self.gaussian:
+            raise ValueError("score cannot be had on a path whose noise is not Gaussian: there it is not -noise / c")
+        if kind not in self._known and self.basis is not None:
+            # The basis is linear, orthonormal and the same at all times: every kind is carried by it alike.
+            turned = Prediction({k: self.basis.forward(v) for k, v in self._known.items()}, self.basis.forward(self.x), self._at, two_sided=self.two_sided)
+            self._known[kind] = self.basis.inverse(turned.of(kind))
         if kind not in self._known:
             # `at` is shaped in x's dtype, but whether a coefficient vanishes is asked of the float64 original.
             self._known[kind] = (self._two_sided if self.two_sided else self._one_sided)(kind)
@@ -56,6 +67,7 @@ class Prediction:
     score = property(lambda self: self.of("score"))
     noise = property(lambda self: self.of("noise"))
     data = property(lambda self: self.of("data"))
+    v = property(lambda self: self.of("v"))
     source = property(lambda self: self.of("source"))
 
     def drift(self, epsilon: float) -> Tensor:
@@ -75,6 +87,17 @@ class Prediction:
         if kind == "score":
             noise = self.noise
             return -noise / self._need("c", "score", "noise")
+        if kind == "v":
+            noise, data = self.noise, self.data
+            return (at.b * noise - at.c * data) / (at.b * at.b + at.c * at.c) ** 0.5
+        if "v" in known and kind in ("noise", "data"):
+            power = at.b * at.b + at.c * at.c
+            turned = power**0.5 * known["v"]
+            return (at.c * x + at.b * turned) / power if kind == "noise" else (at.b * x - at.c * turned) / power
+        if "v" in known and kind == "velocity":
+            if not _finite(self._at.dc):
+                self._need("c", "velocity", "v")
+            return at.db * self.data + at.dc * self.noise
         if kind == "noise":
             if "score" in known:
                 return -at.c * known["score"]
@@ -87,7 +110,7 @@ class Prediction:
             if "score" in known:
                 return (x + at.c * at.c * known["score"]) / self._need("b", "data", "score")
             return (x - at.c * known["noise"]) / self._need("b", "data", "noise")
-        if "data" in known and "noise" in known and not _vanishes(self._at.c):
+        if "data" in known and "noise" in known and _finite(self._at.dc):
             return at.db * known["data"] + at.dc * known["noise"]
         if "data" in known:
             c = self._need("c", "velocity", "data")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rheos.core import checks
 
-__all__ = ["VP", "Coefficients", "Interpolant", "Linear", "Schedule"]
+__all__ = ["EDM", "VE", "VP", "Coefficients", "Cosine", "Interpolant", "Linear", "Schedule"]
 
 
 class Coefficients(NamedTuple):
@@ -38,6 +38,8 @@ class Schedule(Protocol):
     """`two_sided`: whether a is not identically 0. `interval`: the times between which samplers run unless told otherwise.
 
     `noiseless`, if it is there and true, says that c is identically 0. One-sided schedules also have `time_at(lam)`, the inverse of lam.
+    `spectral`, if it is there and true, says that coefficients differ by coordinate of the path's basis: they then have the shape of t
+    followed by one that broadcasts to an event. Such schedules have no lam.
     """
 
     two_sided: ClassVar[bool]
@@ -92,6 +94,88 @@ class VP:
         rate = 0.5 * torch.nn.functional.softplus(-2 * lam)   # -log alpha
         s = 2 * rate / (0.5 * self.beta_min + torch.sqrt(0.25 * self.beta_min**2 + spread * rate))
         return 1 - s
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """alpha = sin(pi t / 2), sigma = cos(pi t / 2): variance preserving at constant angular speed.
+
+    The cosine schedule of Nichol and Dhariwal (2021, arXiv:2102.09672) without its offset; the trigonometric interpolant of arXiv:2209.15571.
+    """
+
+    two_sided: ClassVar[bool] = False
+    interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        half = 0.5 * math.pi
+        # cos(pi t / 2) as a sine: it must be exactly 0 at t = 1, and keep its digits near there.
+        alpha, sigma = torch.sin(half * t), torch.sin(half * (1 - t))
+        return Coefficients(0.0, alpha, sigma, 0.0, half * sigma, -half * alpha, -half * alpha * sigma)
+
+    def time_at(self, lam: Tensor) -> Tensor:
+        return torch.atan(lam.exp()) / (0.5 * math.pi)
+
+
+@dataclass(frozen=True)
+class VE:
+    """Variance exploding (Song et al., 2021, arXiv:2011.13456): alpha = 1, sigma falls geometrically from sigma_max to sigma_min.
+
+    sigma_min, sigma_max: in units of the data's standard deviation. The end keeps noise of sigma_min.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    two_sided: ClassVar[bool] = False
+    interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __post_init__(self):
+        _rising_levels(self.sigma_min, self.sigma_max)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        rate = math.log(self.sigma_min / self.sigma_max)
+        sigma = self.sigma_max * torch.exp(rate * t)
+        return Coefficients(0.0, torch.ones_like(sigma), sigma, 0.0, torch.zeros_like(sigma), rate * sigma, rate * sigma * sigma)
+
+    def time_at(self, lam: Tensor) -> Tensor:
+        return (lam + math.log(self.sigma_max)) / math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True)
+class EDM:
+    """alpha = 1, sigma^(1/rho) falls linearly from sigma_max to sigma_min (Karras et al., 2022, arXiv:2206.00364, equation 5).
+
+    sigma_min, sigma_max: in units of the data's standard deviation. rho: 7 spends most times near the data.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    two_sided: ClassVar[bool] = False
+    interval: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __post_init__(self):
+        _rising_levels(self.sigma_min, self.sigma_max)
+        checks.positive("rho", self.rho)
+
+    def _roots(self) -> tuple[float, float]:
+        return self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        first, last = self._roots()
+        root = first + t * (last - first)
+        sigma = root**self.rho
+        d_sigma = self.rho * root ** (self.rho - 1) * (last - first)
+        return Coefficients(0.0, torch.ones_like(sigma), sigma, 0.0, torch.zeros_like(sigma), d_sigma, sigma * d_sigma)
+
+    def time_at(self, lam: Tensor) -> Tensor:
+        first, last = self._roots()
+        return (torch.exp(-lam / self.rho) - first) / (last - first)
+
+
+def _rising_levels(sigma_min: float, sigma_max: float) -> None:
+    checks.positive("sigma_min", sigma_min)
+    if checks.positive("sigma_max", sigma_max) <= sigma_min:
+        raise ValueError(f"sigma_max must be above sigma_min = {sigma_min}, got {sigma_max}")
 
 
 def _sqrt(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from rheos.core import checks
 from rheos.paths.path import Path
 from rheos.paths.schedules import Coefficients
 
-__all__ = ["LAM", "QUADRATIC", "RHO", "SQRT_U", "Clock", "T", "Times", "U"]
+__all__ = ["LAM", "QUADRATIC", "RHO", "RHO7", "SQRT_U", "Clock", "T", "Times", "U"]
 
 # name -> (value at (path, t), time at (path, value)); rho = sigma / alpha, u = rho / (1 + rho), which is 1 - t on the linear path.
 _CLOCKS: dict[str, tuple[Callable[[Path, Tensor], Tensor], Callable[[Path, Tensor], Tensor]]] = {
@@ -22,6 +22,7 @@ _CLOCKS: dict[str, tuple[Callable[[Path, Tensor], Tensor], Callable[[Path, Tenso
     "u": (lambda path, t: torch.sigmoid(-path.lam(t)), lambda path, v: path.time_at(-torch.logit(v))),
     "sqrt_u": (lambda path, t: torch.sigmoid(-path.lam(t)).sqrt(), lambda path, v: path.time_at(-torch.logit(v * v))),
     "quadratic": (lambda path, t: torch.sqrt(1 - t), lambda path, v: 1 - v * v),
+    "rho7": (lambda path, t: torch.exp(-path.lam(t) / 7), lambda path, v: path.time_at(-7 * torch.log(v))),
 }
 
 
@@ -30,7 +31,7 @@ class Clock:
     """A monotone measure of time along a path: for spacing `Times`, and for the polynomials of multistep rules.
 
     name: "t"; "lam" = log(alpha / sigma); "rho" = sigma / alpha; "u" = rho / (1 + rho), the linear flow's own 1 - t; "sqrt_u" its
-    root; "quadratic" = sqrt(1 - t), dense near the data.
+    root; "quadratic" = sqrt(1 - t), dense near the data; "rho7" = rho^(1/7), the spacing of Karras et al. (2022, arXiv:2206.00364).
     """
 
     name: str
@@ -47,7 +48,7 @@ class Clock:
         return _CLOCKS[self.name][1](path, value)
 
 
-T, LAM, RHO, U, SQRT_U, QUADRATIC = (Clock(name) for name in _CLOCKS)
+T, LAM, RHO, U, SQRT_U, QUADRATIC, RHO7 = (Clock(name) for name in _CLOCKS)
 
 
 class Times:
@@ -64,7 +65,9 @@ class Times:
         self.t = torch.as_tensor(t, dtype=torch.float64).detach().cpu().clone()
         if not _repeats:        # the evaluation points of a planned table may stand still or turn (Runge-Kutta stages)
             checks.monotone("times", self.t)
-        self.coefficients = Coefficients(*(torch.as_tensor(v, dtype=torch.float64).expand(len(self.t)) for v in path.coefficients(self.t)))
+        found = [torch.as_tensor(v, dtype=torch.float64) for v in path.coefficients(self.t)]
+        size = torch.broadcast_shapes(*(v.shape for v in found), (len(self.t),) + (1,) * (max(v.ndim for v in found) - 1))
+        self.coefficients = Coefficients(*(v.expand(size) for v in found))
 
     @classmethod
     def uniform(cls, path: Path, steps: int, clock: Clock = T, *, start: float | None = None, end: float | None = None) -> Times:
@@ -117,8 +120,9 @@ class Times:
 
     @cached_property
     def each(self) -> list[Coefficients]:
-        """The coefficients at each time, as floats."""
-        return [Coefficients(*row) for row in torch.stack(list(self.coefficients)).T.tolist()]
+        """The coefficients at each time: floats, or tensors that broadcast to an event where they differ by coordinate."""
+        stacked = torch.stack(list(self.coefficients), 1)
+        return [Coefficients(*row) for row in (stacked.tolist() if stacked.ndim == 2 else stacked.unsqueeze(2))]
 
     def __repr__(self) -> str:
         return f"Times({self.path.schedule}, {[round(v, 6) for v in self.t.tolist()]})"

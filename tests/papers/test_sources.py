@@ -90,7 +90,7 @@ def test_the_hash_changes_with_every_source_the_file_and_the_checks_and_nothing_
 
 def test_the_shipped_claims_know_what_they_measure():
     """Every module of rheos that running the two claims' imports loads, but for those that only show or publish."""
-    for slug, few in {"deis": {"training/game.py", "data/mixtures.py", "nets/mlp.py", "models/learn.py", "samplers/rules.py", "core/dynamics.py"},
+    for slug, few in {"deis": {"training/game.py", "data/mixtures.py", "nets/mlp.py", "models/learn.py", "samplers/exponential.py", "core/dynamics.py"},
                       "stochastic_interpolants": {"metrics/sets.py", "metrics/weights/digits.safetensors", "couplings/independent.py"}}.items():
         file = runner.find_claims()[slug]
         begun = time.process_time()

@@ -1,11 +1,18 @@
 """Integrating a field: rules plan tables of numbers, one dynamics runs them."""
 from rheos.samplers.catalogue import RULES, public_rules
+from rheos.samplers.defaults import default_rule
+from rheos.samplers.edits import DynamicThreshold, dynamic_threshold
+from rheos.samplers.exponential import DDIM, DDPM, DEIS, DPMSolverPP, Exponential, UniPC
 from rheos.samplers.multistep import Multistep, MultistepState
-from rheos.samplers.rules import DDIM, DEIS, AdamsBashforth, DPMSolverPP, Euler, EulerMaruyama, Exponential, RungeKutta, default_rule
+from rheos.samplers.ordinary import AdamsBashforth, Euler, RungeKutta
+from rheos.samplers.pseudo import PLMS
 from rheos.samplers.sampling import evaluating, sample
+from rheos.samplers.singlestep import Singlestep
+from rheos.samplers.stochastic import EulerMaruyama
 from rheos.samplers.tables import Row, Rule, Table
 
 __all__ = [
-    "DDIM", "DEIS", "RULES", "AdamsBashforth", "DPMSolverPP", "Euler", "EulerMaruyama", "Exponential", "Multistep", "MultistepState",
-    "Row", "Rule", "RungeKutta", "Table", "default_rule", "evaluating", "public_rules", "sample",
+    "DDIM", "DDPM", "DEIS", "PLMS", "RULES", "AdamsBashforth", "DPMSolverPP", "DynamicThreshold", "Euler", "EulerMaruyama", "Exponential", "Multistep",
+    "MultistepState", "Row", "Rule", "RungeKutta", "Singlestep", "Table", "UniPC", "default_rule", "dynamic_threshold", "evaluating", "public_rules",
+    "sample",
 ]

@@ -1,12 +1,16 @@
 """All public rules, for the conformance suites and the command line."""
 from __future__ import annotations
 
-from rheos.samplers.rules import DDIM, DEIS, AdamsBashforth, DPMSolverPP, Euler, EulerMaruyama, Exponential, RungeKutta
+from rheos.samplers.exponential import DDIM, DDPM, DEIS, DPMSolverPP, Exponential, UniPC
+from rheos.samplers.ordinary import AdamsBashforth, Euler, RungeKutta
+from rheos.samplers.pseudo import PLMS
+from rheos.samplers.singlestep import Singlestep
+from rheos.samplers.stochastic import EulerMaruyama
 from rheos.samplers.tables import Rule
 
 __all__ = ["RULES", "public_rules"]
 
-RULES = (Exponential, DDIM, DEIS, DPMSolverPP, Euler, AdamsBashforth, RungeKutta, EulerMaruyama)
+RULES = (Exponential, DDIM, DDPM, DEIS, DPMSolverPP, UniPC, Singlestep, PLMS, Euler, AdamsBashforth, RungeKutta, EulerMaruyama)
 
 
 def public_rules() -> list[Rule]:

@@ -1,6 +1,7 @@
 """Running a table: `Multistep`, the dynamics behind every multistep and Runge-Kutta sampler."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +34,9 @@ class Multistep:
     """Carries samples along a table: one field call a step.
 
     field: what is asked. table: the plan. cond: passed to the field, batch first. edit: (prediction, x, t) -> prediction, applied to every
-    stored prediction (thresholding, projections). seed: of the noise of stochastic tables; first: number of the first row of the batch,
-    so that split batches draw the same noise. finite_every: how often the samples are checked to be finite (None: at the last step).
+    stored prediction (thresholding, projections); it is handed the table's kind, or the kind it names in an attribute `kind`. seed: of the
+    noise of stochastic tables; first: number of the first row of the batch, so that split batches draw the same noise. finite_every: how
+    often the samples are checked to be finite (None: at the last step).
     """
 
     field: Field
@@ -49,6 +51,7 @@ class Multistep:
         if self.finite_every is not None:
             checks.integer("finite_every", self.finite_every, least=1)
         object.__setattr__(self, "_draws", Draws.of(self.seed))
+        object.__setattr__(self, "_mends", self.table.mends)
 
     def init(self, x: Inexact[Tensor, "batch *event"]) -> MultistepState:
         """The state at the table's first time, from x (batch, *event)."""
@@ -61,31 +64,42 @@ class Multistep:
             raise ValueError(f"the table has {table.nfe} rows, and the samples have passed them all")
         points, predictions = state.points, state.predictions
         asked = self._ask(x, i)
+        row, (deep_points, deep_predictions) = table.predict[i], table.depth
         # The prediction just made at the old point also serves to mend that point, one step late: no call of its own.
-        mend = table.correct[i - 1] if i else None
-        if mend is not None:
-            x = _combine(mend, points, [asked, *predictions])
-        deep_points, deep_predictions = table.depth
+        change = self._mends[i - 1] if i else None
+        if change is not None:
+            x = _add(x, change, (asked, *predictions))
+        elif i and table.correct[i - 1] is not None:
+            x = _combine(table.correct[i - 1], points, [asked, *predictions])
         points = [x, *points[: deep_points - 1]]
         predictions = [asked, *predictions[: deep_predictions - 1]]
-        row = table.predict[i]
         x = _combine(row, points, predictions)
         if row.s:
             noise = self._draws.rows("sampling noise", i, x.shape, first=self.first, device=x.device, dtype=x.dtype)
             x = x.add_(noise, alpha=row.s)
         last = i + 1 == table.nfe
         if last or (self.finite_every is not None and (i + 1) % self.finite_every == 0):
-            good = torch.isfinite(x)
-            if not bool(good.all()):
-                raise NonFinite(i, f"sample {int((~good).flatten(1).any(1).nonzero()[0])} of {len(x)}", "not finite", good=self.finite_every == 1)
+            self._check(x, i)
         return MultistepState(x, [] if last else points, [] if last else predictions, i + 1)
+
+    def _check(self, x: Tensor, i: int) -> None:
+        # One sum tells nearly always; it is not finite where an entry is not, or, seldom, where it overflows itself.
+        total = x.detach().sum()
+        if math.isfinite(abs(total.item())):
+            return
+        good = torch.isfinite(x)
+        if not bool(good.all()):
+            raise NonFinite(i, f"sample {int((~good).flatten(1).any(1).nonzero()[0])} of {len(x)}", "not finite", good=self.finite_every == 1)
 
     def _ask(self, x: Tensor, i: int) -> Tensor:
         times, kind = self.table.times, self.table.kind
         t = float(times.t[i])
         answer = self.field(x, t, self.cond, at=times.each[i])
+        if self.edit is not None and getattr(self.edit, "kind", kind) != kind:
+            edited = self.edit(answer.of(self.edit.kind), x, t)
+            answer = self.field.path.prediction({self.edit.kind: edited}, x, times.each[i])
         value = answer.drift(self.table.epsilon[i]) if kind == "drift" else answer.of(kind)
-        return value if self.edit is None else self.edit(value, x, t)
+        return value if self.edit is None or getattr(self.edit, "kind", kind) != kind else self.edit(value, x, t)
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -121,3 +135,11 @@ def _combine(row: Row, points: list[Tensor], predictions: list[Tensor]) -> Tenso
             total = value * weight if total is None else total.add_(value, alpha=weight)
     return torch.zeros_like(points[0]) if total is None else total
 
+
+def _add(x: Tensor, weights: tuple[float, ...], tensors: tuple[Tensor, ...]) -> Tensor:
+    """x + sum w_j tensors_j as a new tensor: the network may have kept x."""
+    total: Tensor | None = None
+    for weight, value in zip(weights, tensors, strict=False):
+        if weight != 0.0:
+            total = torch.add(x, value, alpha=weight) if total is None else total.add_(value, alpha=weight)
+    return x if total is None else total

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
+from rheos.samplers.defaults import default_rule
+from rheos.samplers.exponential import INSIDE
 from rheos.samplers.multistep import Edit, Multistep
-from rheos.samplers.rules import INSIDE, default_rule
 from rheos.samplers.tables import Rule, Table, planned
 
 __all__ = ["sample"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -75,7 +75,24 @@ class Table:
         """Field calls a sample."""
         return len(self.predict)
 
-    @property
+    @cached_property
+    def mends(self) -> tuple[tuple[float, ...] | None, ...]:
+        """Corrector rows as what they add to the predicted point, by weights of the predictions; None where there is no such form.
+
+        Predictor and corrector of a step mostly carry the same earlier points on, which then need not be weighed twice.
+        """
+        found: list[tuple[float, ...] | None] = []
+        for row, mend in zip(self.predict, self.correct, strict=True):
+            if mend is None or mend.a != row.a or row.s:
+                found.append(None)
+                continue
+            before = (0.0, *row.w)
+            size = max(len(before), len(mend.w))
+            wide = lambda w, size=size: (*w, *(0.0,) * (size - len(w)))
+            found.append(tuple(after - old for after, old in zip(wide(mend.w), wide(before), strict=True)))
+        return tuple(found)
+
+    @cached_property
     def depth(self) -> tuple[int, int]:
         """How many points and how many predictions the rows look back on."""
         every = [*self.predict, *(r for r in self.correct if r is not None)]

@@ -2,13 +2,27 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from rheos.core import Draws
 from rheos.data import skewed
-from rheos.metrics import floor, frechet, sliced_w2
+from rheos.metrics import (
+    Polynomial,
+    classifier_two_sample,
+    density_coverage,
+    energy,
+    floor,
+    frechet,
+    hausdorff,
+    mmd,
+    precision_recall,
+    sinkhorn,
+    sliced_w2,
+    wasserstein,
+)
 
 F64 = torch.float64
 
@@ -56,6 +70,40 @@ def test_a_callable_and_a_tensor_agree_on_the_same_law(seed):
     split = floor(sliced_w2, target.sample(20_000, seed=seed), n=500, repeats=20, seed=seed, directions=30)
     assert abs(drawn.mean - split.mean) < 5 * math.hypot(drawn.std, split.std) / math.sqrt(20)
     assert floor(frechet, target.sample(400, seed=seed)).mean > 0
+
+
+def chance(a, b):
+    return (classifier_two_sample(a, b) - 0.5).abs()
+
+
+def uncovered(a, b):
+    return 1 - density_coverage(a, b, k=1 + len(a) // 20).coverage
+
+
+@pytest.mark.parametrize("metric, settings", [
+    (sliced_w2, {"directions": 30}), (frechet, {}), (energy, {}), (energy, {"power": 0.5}), (mmd, {"unbiased": False}),
+    (mmd, {"kernel": Polynomial(), "unbiased": False}), (sinkhorn, {"blur": 0.3}), (sinkhorn, {"blur": 0.3, "power": 1.0}), (wasserstein, {}),
+    (hausdorff, {}), (chance, {}), (uncovered, {}), (energy, {"features": torch.tanh}), (partial(sliced_w2, seed=3), {}),
+], ids=lambda v: getattr(v, "__name__", None) or ("bound" if isinstance(v, partial) else "-".join(v) or "plain"))
+def test_every_distance_has_a_floor_that_falls_with_the_rows(seed, metric, settings):
+    draw = lambda n, seed: skewed().sample(n, seed=seed)
+    few, many = (floor(metric, draw, n=n, repeats=6, seed=seed, **settings) for n in (25, 400))
+    assert 0 <= many.mean < few.mean
+
+
+def test_an_unbiased_floor_is_about_zero_and_its_spread_falls(seed):
+    draw = lambda n, seed: skewed().sample(n, seed=seed)
+    for metric in (mmd, partial(energy, unbiased=True)):
+        few, many = (floor(metric, draw, n=n, repeats=25, seed=seed) for n in (20, 320))
+        assert abs(many.mean) < 5 * many.std / 5 and many.std < few.std / 4
+
+
+@pytest.mark.parametrize("metric", [precision_recall, density_coverage, lambda a, b: a[:, 0]])
+def test_several_numbers_are_refused_and_one_of_them_is_not(seed, metric):
+    x = skewed().sample(60, seed=seed)
+    with pytest.raises(TypeError, match="metric must return one number, got (PrecisionRecall|DensityCoverage|Tensor): choose one"):
+        floor(metric, x)
+    assert 0 <= floor(lambda a, b: metric(a, b)[0].abs() / (1 + metric(a, b)[0].abs()), x).mean <= 1
 
 
 @pytest.mark.parametrize("call, message", [

@@ -97,6 +97,13 @@ def test_gradient_equals_finite_differences(seed, n, m):
     assert torch.autograd.gradcheck(lambda a, b: sliced_w2(a, b, directions=5), (x, y))
 
 
+def test_sliced_distances_of_features_and_their_gradient(seed):
+    x, y = rows(seed, 8, 2), rows(seed, 5, 2, "y")
+    features = lambda v: torch.tanh(v @ TILT[:2])
+    torch.testing.assert_close(sliced_w2(x, y, features=features), sliced_w2(features(x), features(y)))
+    assert torch.autograd.gradcheck(lambda a: sliced_w2(a, y, directions=5, features=features), (x.requires_grad_(),))
+
+
 def test_gradient_at_equality_is_zero(seed):
     x = rows(seed, 6).requires_grad_()
     sliced_w2(x, x.detach()).backward()
@@ -142,7 +149,7 @@ def test_frechet_turns_with_the_axes_and_is_symmetric(seed):
 
 
 def test_features_are_applied_to_both_sets_in_batches(seed, monkeypatch):
-    monkeypatch.setattr("rheos.metrics.sets._BATCH", 16)
+    monkeypatch.setattr("rheos.metrics.pairs._BATCH", 16)
     x, y, seen = rows(seed, 40), rows(seed, 33, purpose="y"), []
     def features(part):
         seen.append(len(part))

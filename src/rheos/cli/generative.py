@@ -10,7 +10,7 @@ import typer
 from rheos.cli.errors import Failure, Usage
 from rheos.cli.options import check_memory, place
 from rheos.cli.rules import RULE_NAMES, rule_named
-from rheos.cli.runs import PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
+from rheos.cli.runs import PATHS, PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
 
 __all__ = ["demo", "report", "sample", "train"]
 
@@ -38,8 +38,9 @@ def train(
     width: Annotated[int | None, _option("Features of the network.", "160")] = None,
     depth: Annotated[int | None, _option("Residual blocks of the network.", "3")] = None,
     dropout: Annotated[float | None, _option("Share of features dropped while learning.", "0.1")] = None,
-    path: Annotated[str | None, _option("How noise becomes data: linear or vp.", "linear")] = None,
-    predicts: Annotated[str | None, _option(f"What the network returns: {', '.join(PREDICTS[:-1])} or {PREDICTS[-1]}.", "velocity")] = None,
+    path: Annotated[str | None, _option(f"How noise becomes data: {', '.join(PATHS[:-1])} or {PATHS[-1]} (of least energy for this data).", "linear")] = None,
+    coupling: Annotated[str | None, _option("Which noise goes with which data: independent, or ot, paired in each minibatch.", "independent")] = None,
+    predicts: Annotated[str | None, _option(f"What the network returns: {', '.join(PREDICTS[:-1])} or {PREDICTS[-1]}; left out, what suits the path.")] = None,
     drop_condition: Annotated[float | None, _option("Share of rows learned without their class, which guidance needs.", "0.1")] = None,
     seed: Annotated[int | None, _option("Of everything random.", "0")] = None,
     every: Annotated[int | None, _option("Steps between checkpoints.", "500")] = None,
@@ -53,8 +54,9 @@ def train(
 
     Example: rheos train digits --out run
     """
-    given = {"steps": steps, "batch": batch, "rate": rate, "width": width, "depth": depth, "dropout": dropout, "path": path, "predicts": predicts,
-             "drop_condition": drop_condition, "seed": seed, "every": every, "device": device, "precision": precision, "compile": compile_ or None}
+    given = {"steps": steps, "batch": batch, "rate": rate, "width": width, "depth": depth, "dropout": dropout, "path": path, "coupling": coupling,
+             "predicts": predicts, "drop_condition": drop_condition, "seed": seed, "every": every, "device": device, "precision": precision,
+             "compile": compile_ or None}
     if tensorboard:
         from rheos.core.extras import require
 
@@ -94,7 +96,7 @@ def sample(
     cond: Annotated[int | None, _option("A class for all of them.", "any")] = None,
     guidance: Annotated[float | None, _option("Classifier-free guidance: 1 is none, above 1 is closer to the class.", "none")] = None,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULE_NAMES)}.")] = "default",
-    steps: Annotated[int, typer.Option(help="Steps of the rule; a step is one field call, two for heun.")] = 20,
+    steps: Annotated[int, typer.Option(help="Steps of the rule, one field call each, two for heun, four for rk4; rk45 chooses its own.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
     out: Annotated[Path | None, _place("A .npy or .png file.", "samples/ in the folder")] = None,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",

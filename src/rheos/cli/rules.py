@@ -4,19 +4,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rheos.samplers import Rule
+    from rheos.samplers import AdaptiveRungeKutta, Rule
 
 __all__ = ["RULE_NAMES", "rule_named"]
 
-RULE_NAMES = ("default", "euler", "ddim", "dpm++2", "dpm++3", "deis", "deis-rho", "heun")
+RULE_NAMES = ("default", "euler", "ddim", "ddpm", "dpm++2", "dpm++3", "dpm++2-sde", "unipc2", "unipc3", "deis", "deis-rho", "plms", "heun", "rk4", "rk45")
 
 
-def rule_named(name: str) -> Rule | None:
+def rule_named(name: str) -> Rule | AdaptiveRungeKutta | None:
     """The rule of a name; None for "default", which leaves the choice to the library. ValueError, with the nearest name, for others."""
     from rheos.core import checks
     from rheos.paths import RHO
-    from rheos.samplers import DDIM, DEIS, DPMSolverPP, Euler, RungeKutta
+    from rheos.samplers import DDIM, DDPM, DEIS, PLMS, AdaptiveRungeKutta, DPMSolverPP, Euler, RungeKutta, UniPC
 
     checks.one_of("rule", name, RULE_NAMES)
-    made = (lambda: None, Euler, DDIM, DPMSolverPP, lambda: DPMSolverPP(order=3), DEIS, lambda: DEIS(order=3, clock=RHO), RungeKutta)
+    made = (lambda: None, Euler, DDIM, DDPM, DPMSolverPP, lambda: DPMSolverPP(3), lambda: DPMSolverPP(2, tau=1.0), lambda: UniPC(2), UniPC, DEIS,
+            lambda: DEIS(3, clock=RHO), PLMS, RungeKutta, lambda: RungeKutta(4), AdaptiveRungeKutta)
     return dict(zip(RULE_NAMES, made, strict=True))[name]()

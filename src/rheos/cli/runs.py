@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Run", "Stopped", "check_writable", "defaults", "find_model", "found_well", "learn", "one_thread", "settled"]
 
 FORMAT = 1
-PATHS = ("linear", "vp")
-PREDICTS = ("velocity", "noise", "data")        # what networks learn well; a score is a noise divided by a sigma that goes to 0
+PATHS = ("linear", "cosine", "vp", "ve", "edm", "kinetic")
+COUPLINGS = ("independent", "ot")
+PREDICTS = ("velocity", "v", "noise", "data")        # what networks learn well; a score is a noise divided by a sigma that goes to 0
+SEPARATION_ROWS = 1000      # of the data, by which a kinetic-optimal path is chosen
 MOST_THREADS = 4096
 PARTS = ("run.toml", "trace.jsonl", "checkpoint", "model")     # what shows that a folder holds a run, whole or in ruins
 TRACE_EVERY, SHORT_RUN = 10, 100                               # steps between rows of the trace; runs shorter than this are traced step by step
@@ -81,8 +83,8 @@ def defaults() -> dict[str, Any]:
     from rheos.models import Training, train
 
     given = {name: p.default for name, p in inspect.signature(Training.prepare).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    known = {name: value for name, value in given.items() if name not in ("path", "when")}
-    return known | {"path": "linear", "every": inspect.signature(train).parameters["every"].default}
+    known = {name: value for name, value in given.items() if name not in ("path", "when", "coupling", "unit_input")}
+    return known | {"path": "linear", "coupling": "independent", "every": inspect.signature(train).parameters["every"].default}
 
 
 def settled(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +94,9 @@ def settled(chosen: dict[str, Any]) -> dict[str, Any]:
 
     settings = defaults() | {name: value for name, value in chosen.items() if value is not None}
     checks.one_of("path", settings["path"], PATHS)
-    checks.one_of("predicts", settings["predicts"], PREDICTS)
+    checks.one_of("coupling", settings["coupling"], COUPLINGS)
+    if settings.get("predicts") is not None:
+        checks.one_of("predicts", settings["predicts"], PREDICTS)
     checks.integer("every", settings["every"], least=1)
     settings["device"] = str(pick_device(settings["device"]))           # a run that began on a GPU goes on there, or says why not
     return {name: value for name, value in settings.items() if value is not None}
@@ -193,7 +197,7 @@ class Run:
             return f"unknown settings {', '.join(unknown)}"
         known = {"data": {"name": str, "sha256": str, "rows": int, "held_out": float}, "machine": {"threads": int, "cores": int},
                  "settings": {name: type(value) for name, value in usual.items() if value is not None}, "versions": dict.fromkeys(self.versions, str)}
-        needed = {"data": ("name", "sha256", "rows"), "settings": ("path", "predicts", "seed", "steps", "every")}
+        needed = {"data": ("name", "sha256", "rows"), "settings": ("path", "seed", "steps", "every")}
         for part, kinds in known.items():
             found = getattr(self, part)
             missing = [name for name in needed.get(part, ()) if name not in found]
@@ -322,13 +326,26 @@ def _load(name: str, held_out: float | None) -> Dataset:
 
 
 def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
-    from rheos.core import checks
-    from rheos.models import Training
-    from rheos.paths import Path as ProbabilityPath
+    from functools import partial
 
-    checks.one_of("predicts", settings["predicts"], PREDICTS)
-    made = {"linear": ProbabilityPath.linear, "vp": ProbabilityPath.vp}[checks.one_of("path", settings["path"], PATHS)]()
-    return Training.prepare(data, **{name: value for name, value in settings.items() if name not in ("path", "every")}, path=made)
+    from rheos.core import checks
+    from rheos.couplings import Independent, MinibatchOT
+    from rheos.models import Standardise, Training
+    from rheos.paths import Path as ProbabilityPath
+    from rheos.paths import data_separation
+
+    if "predicts" in settings:
+        checks.one_of("predicts", settings["predicts"], PREDICTS)
+    name = checks.one_of("path", settings["path"], PATHS)
+    if name == "kinetic":
+        seen = Standardise.fit(data.x, data.bounds).forward(data.x[:SEPARATION_ROWS])
+        path = ProbabilityPath.kinetic_optimal(data_separation(seen, seed=settings["seed"]))
+    else:
+        path = getattr(ProbabilityPath, name)()
+    # Classes are asked for one by one, so noise must not tell them: pairs are made anew within each class only.
+    coupling = {"independent": Independent, "ot": partial(MinibatchOT, within=data.y is not None)}[checks.one_of("coupling", settings["coupling"], COUPLINGS)]
+    known = {key: value for key, value in settings.items() if key not in ("path", "every", "coupling")}
+    return Training.prepare(data, **known, path=path, coupling=coupling)
 
 
 def _command(name: str, held_out: float | None, folder: Path, settings: dict[str, Any]) -> str:
@@ -338,7 +355,7 @@ def _command(name: str, held_out: float | None, folder: Path, settings: dict[str
     words = ["rheos", "train", name, "--out", str(folder)] + ([] if held_out is None else ["--held-out", f"{held_out:g}"])
     usual = defaults()
     for key, value in settings.items():
-        if (key == "seed" or value != usual[key]) and key != "device":
+        if (key == "seed" or value != usual.get(key)) and key != "device":
             words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(words)
 

@@ -27,7 +27,9 @@ def floor(metric: Callable[..., Tensor | float], sample: Tensor | Callable[[int,
              callable (n, seed) -> (n, *event), called with a fresh 32-bit seed for each sample: then `n` is required.
     repeats: pairs, at least 2. Parts of one Tensor overlap from pair to pair, so `std` then speaks of the split, not of new data.
 
-    A metric's own `seed` cannot be among the settings: the floor uses the name. Bind it (functools.partial) where it matters.
+    A metric's own `seed` cannot be among the settings: the floor uses the name. Bind it where it matters, as in
+    `floor(functools.partial(classifier_two_sample, seed=3), x)`; not bound, it is the metric's default for every pair.
+    TypeError for a metric that returns several numbers: choose one, as in `floor(lambda a, b: precision_recall(a, b).recall, x)`.
 
     >>> from rheos.metrics.sets import sliced_w2
     >>> draw = lambda n, seed: Draws(seed).rows("example", 0, (n, 2))
@@ -50,6 +52,9 @@ def floor(metric: Callable[..., Tensor | float], sample: Tensor | Callable[[int,
             a, b = sample[order[:n]], sample[order[n : 2 * n]]
         else:
             a, b = (sample(n, draws.child(f"floor {repeat} {side}").seed & 0xFFFFFFFF) for side in ("a", "b"))
-        values.append(float(metric(a, b, **settings)))
+        value = metric(a, b, **settings)
+        if isinstance(value, tuple) or (isinstance(value, Tensor) and value.numel() != 1):
+            raise TypeError(f"metric must return one number, got {type(value).__name__}: choose one, such as lambda a, b: metric(a, b)[0]")
+        values.append(float(value))
     numbers = torch.tensor(values, dtype=torch.float64)
     return Floor(float(numbers.mean()), float(numbers.std()))

@@ -4,17 +4,14 @@ Both take (n, *event) and (m, *event), need not have n = m, flatten the events, 
 """
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rheos.core import Draws, checks
+from rheos.metrics.pairs import Features, least_rows, pair
 
 __all__ = ["frechet", "sliced_w2", "unit_directions"]
-
-_BATCH = 1024       # rows that `features` sees at a time
 
 
 def unit_directions(count: int, dim: int, *, seed: int | Draws = 0) -> Float[Tensor, "count dim"]:
@@ -24,12 +21,14 @@ def unit_directions(count: int, dim: int, *, seed: int | Draws = 0) -> Float[Ten
     return directions / directions.norm(dim=1, keepdim=True)
 
 
-def sliced_w2(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *, directions: int = 200, seed: int | Draws = 0) -> Float[Tensor, ""]:
+def sliced_w2(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *, directions: int = 200, seed: int | Draws = 0,
+              features: Features | None = None) -> Float[Tensor, ""]:
     """Sliced 2-Wasserstein distance, in the units of x.
 
     SW2^2 = mean over directions u and levels q in (0, 1) of (F_{u.x}^{-1}(q) - F_{u.y}^{-1}(q))^2
 
     directions: how many fixed unit vectors, drawn from `seed`: the same for every call, so that values can be compared.
+    features:   applied to both sets first, (rows, *event) -> (rows, ...); None compares the events themselves.
     Set sizes may differ: the two step functions are integrated exactly. Differentiable in both sets; at distance 0 the gradient is
     taken as 0. In one dimension this is W2 itself. Cost: directions * (n + m) * (d + log). The dtype is the wider one of x and y.
     ValueError for empty sets or different events. Not-a-number in, not-a-number out: as a loss it never waits for the device.
@@ -37,10 +36,10 @@ def sliced_w2(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *, dir
     >>> round(sliced_w2(torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [5.0]])).item(), 4)      # sqrt((2**2 + 4**2) / 2)
     3.1623
     """
-    a, b = _pair(x, y)
-    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = pair(x, y, features)
+    dtype = a.dtype
     u = unit_directions(directions, a.shape[1], seed=seed).to(device=a.device, dtype=dtype)
-    a, b = (a.to(dtype) @ u.T).sort(0).values, (b.to(dtype) @ u.T).sort(0).values
+    a, b = (a @ u.T).sort(0).values, (b @ u.T).sort(0).values
     n, m = len(a), len(b)
     if n == m:
         squared = (a - b).square().mean()
@@ -54,8 +53,7 @@ def sliced_w2(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *, dir
 
 
 @torch.no_grad()
-def frechet(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *,
-            features: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, ""]:
+def frechet(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *, features: Features | None = None) -> Float[Tensor, ""]:
     """Squared Fréchet distance (2-Wasserstein, squared) between Gaussians fitted to the two sets, float64, squared units.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^{1/2}), C with divisor n - 1.
@@ -71,33 +69,16 @@ def frechet(x: Float[Tensor, "n *event"], y: Float[Tensor, "m *other"], *,
     >>> round(frechet(x, 3 * x).item(), 4)          # means 2 apart on each axis, standard deviations s and 3 s, s^2 = 4/3
     18.6667
     """
-    _pair(x, y)
-    for name, rows in (("x", x), ("y", y)):
-        if len(rows) < 2:
-            raise ValueError(f"{name} must have at least 2 rows, got {len(rows)}")
-    (mean1, root1), (mean2, root2) = (_moments(name, rows, features) for name, rows in (("x", x), ("y", y)))
-    if mean1.shape != mean2.shape:
-        raise ValueError(f"features must give both sets the same width, got {len(mean1)} and {len(mean2)}")
+    a, b = pair(x, y, features)
+    least_rows(2, a, b)
+    (mean1, root1), (mean2, root2) = (_moments(name if features is None else f"features of {name}", rows) for name, rows in (("x", a), ("y", b)))
     cross = torch.linalg.svdvals(root1 @ root2.mT).sum()
     gap = (mean1 - mean2).square().sum() + root1.square().sum() + root2.square().sum() - 2 * cross
     return gap.clamp_min(0.0)       # rounding of the four terms may leave -1e-15 at equality
 
 
-def _moments(name: str, rows: Tensor, features: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+def _moments(name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (d,) and a factor R (min(n, d), d) of the covariance R^T R, float64."""
-    if features is not None:
-        rows = torch.cat([features(part) for part in rows.split(_BATCH)])
-    flat = checks.finite(name if features is None else f"features of {name}", rows).double().reshape(len(rows), -1)
+    flat = checks.finite(name, rows).double()
     mean = flat.mean(0)
     return mean, torch.linalg.qr((flat - mean) / (len(flat) - 1) ** 0.5, mode="r").R
-
-
-def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets flattened to (rows, d), refused if empty or of different events."""
-    for name, rows in (("x", x), ("y", y)):
-        checks.tensor(name, rows, floating=True)
-        if rows.ndim < 1 or rows.numel() == 0:
-            raise ValueError(f"{name} must have at least one row, got shape {tuple(rows.shape)}")
-    if x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"x and y must have the same event shape, got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")
-    return x.reshape(len(x), -1), y.reshape(len(y), -1)

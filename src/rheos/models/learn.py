@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
@@ -14,19 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from rheos.core import Checkpoint, Draws, Watcher, checks, evolve, latest_checkpoint, load_state
-from rheos.couplings import Independent
+from rheos.couplings import Coupling, Independent
 from rheos.data import Dataset
 from rheos.models.devices import pick_device
 from rheos.models.model import Model
 from rheos.models.transforms import Standardise
 from rheos.nets import ResidualMLP
-from rheos.objectives import LogitNormal, Matching
+from rheos.objectives import LogitNormal, LogNormal, Matching
 from rheos.objectives.when import TimeLaw
 from rheos.paths import Field, Path
+from rheos.samplers.defaults import LARGEST_AMPLIFICATION
 from rheos.training import Average, Cosine, Descent, DescentState
 
 __all__ = ["Training", "train"]
 
+LOUD = 2.0      # standard deviations of the data: above, the noise at a path's start is too large for a network to be shown as it is
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -54,7 +56,9 @@ class Training:
         *,
         steps: int = 1500,
         path: Path | None = None,
-        predicts: str = "velocity",
+        predicts: str | None = None,
+        unit_input: bool | None = None,
+        coupling: Callable[..., Coupling] = Independent,
         when: TimeLaw | None = None,
         batch: int = 256,
         rate: float = 2e-3,
@@ -96,10 +100,19 @@ class Training:
         net = net.to(where)
         if compile:
             net.compile()
-        matching = Matching(path, predicts, LogitNormal() if when is None else when, drop_condition=drop_condition if y is not None else 0.0)
-        coupling = Independent(transform.forward(x).to(where), cond=None if y is None else y.to(where))
+        # Where noise outgrows the data a network needs both scaled: its input, and an answer that is finite and of size 1 at all times.
+        spectral = getattr(path.schedule, "spectral", False)
+        loud = not spectral and float(path.coefficients(path.interval[0]).c) > LOUD
+        hard = loud or not spectral and path.amplification("velocity") > LARGEST_AMPLIFICATION
+        predicts = ("v" if hard else "velocity") if predicts is None else predicts
+        unit_input = loud if unit_input is None else unit_input
+        when = when if when is not None else LogNormal(-0.5, 1.2) if loud else LogitNormal()
+        matching = Matching(path, predicts, when, drop_condition=drop_condition if y is not None else 0.0, unit_input=unit_input)
+        pairs = coupling(transform.forward(x).to(where), cond=None if y is None else y.to(where))
+        if not callable(getattr(pairs, "sample", None)):
+            raise TypeError(f"coupling must make an object with a method sample, as Independent does; got {type(pairs).__name__}")
         # A long run ends at rate 0; a warm-up of one step in fifty keeps Adam's first, badly scaled moves small.
-        descent = Descent(matching, coupling, batch, partial(torch.optim.Adam, lr=rate, betas=(0.9, 0.99), fused=where.type != "mps"),
+        descent = Descent(matching, pairs, batch, partial(torch.optim.Adam, lr=rate, betas=(0.9, 0.99), fused=where.type != "mps"),
                           Cosine(steps, min(steps // 50, 100)), Average(decay), clip, accumulate, PRECISIONS[precision], seed=seed)
         card = {"data": name, "rows": len(x), "steps": steps, "batch": batch, "rate": rate, "seed": Draws.of(seed).seed,
                 "precision": precision, "parameters": sum(p.numel() for p in net.parameters())}
@@ -108,14 +121,15 @@ class Training:
         digest = hashlib.sha256(x.detach().cpu().contiguous().numpy())
         if y is not None:
             digest.update(y.cpu().contiguous().numpy())
-        about = {"steps": steps, "path": repr(path), "predicts": list(matching.predicts), "when": repr(matching.when), "batch": batch, "rate": rate,
+        about = {"steps": steps, "path": repr(path), "predicts": list(matching.predicts), "unit_input": unit_input, "when": repr(matching.when),
+                 "coupling": type(pairs).__qualname__, "batch": batch, "rate": rate,
                  "width": width, "depth": depth, "dropout": dropout, "drop_condition": matching.drop_condition, "decay": decay, "clip": clip,
                  "accumulate": accumulate, "seed": card["seed"], "precision": precision, "net": type(net).__qualname__, "data": digest.hexdigest()}
         return cls(descent, descent.init(net), matching, transform, event, classes, card, about)
 
     def model(self, state: DescentState) -> Model:
         """The Model that `state` has learned: its averaged network."""
-        field = Field(state.averaged.eval(), self.matching.path, self.matching.predicts)
+        field = Field(state.averaged.eval(), self.matching.path, self.matching.predicts, unit_input=self.matching.unit_input)
         return Model(field, self.transform, self.event, classes=self.classes, card={**self.card, "trained_steps": state.step})
 
 
@@ -135,9 +149,11 @@ def train(
     data: a Dataset, or a tensor (rows, *event). net: a network of your own, trained in place; default a ResidualMLP with the data's
     classes. steps: minibatches. checkpoint: a folder for the whole state, every `every` steps; with `resume` the run goes on from the
     last one there, if data and settings are the same, and ends where the uninterrupted run would have ended, bit for bit.
-    settings: path (Path.linear()), predicts ("velocity"), when (LogitNormal()), batch (256), rate (2e-3, with a cosine to 0), width (160),
-    depth (3), dropout (0.1), drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device
-    ("auto"), precision ("fp32" or "bf16"), compile (False). watch: watchers of the run.
+    settings: path (Path.linear()), predicts ("velocity"; "v" on paths at whose start a velocity hardly tells the data), unit_input (False),
+    coupling (Independent; it is called with the rows and cond), when (LogitNormal()), batch (256), rate (2e-3, with a cosine to 0), width
+    (160), depth (3), dropout (0.1), drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device
+    ("auto"), precision ("fp32" or "bf16"), compile (False). Paths whose noise outgrows the data (VE, EDM) have other defaults: unit_input True
+    with "v", when LogNormal(-0.5, 1.2), which is EDM's preconditioning and law of noise levels for data of variance 1. watch: watchers of the run.
 
     Ctrl-C ends the training after the step under way, with a warning, and the model so far is returned.
     ValueError for data that is empty, constant or not finite, and for settings out of range.

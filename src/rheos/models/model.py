@@ -89,7 +89,7 @@ class Model:
         name = f"model-{digest[:12]}.safetensors"
         description = {
             "format": FORMAT, "rheos": rheos.__version__, "tensors": name, "sha256": digest, "event": list(self.event), "classes": self.classes,
-            "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "path": self.field.path.to_json(),
+            "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "unit_input": self.field.unit_input, "path": self.field.path.to_json(),
             "net": {"class": _public_name(type(net)), "settings": getattr(net, "settings", None)}, "card": self.card,
         }
         write_bytes(folder / name, content)
@@ -124,7 +124,8 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
     try:
         tensors = _checked_tensors(folder, found["tensors"], found["sha256"], place)
         path = Path.from_json(found["path"])
-        field = Field(_network(found["net"], tensors) if net is None else net, path, tuple(found["predicts"]))
+        field = Field(_network(found["net"], tensors) if net is None else net, path, tuple(found["predicts"]),
+                      unit_input=found.get("unit_input", False))
         transform = Standardise(tensors["transform.mean"], tensors["transform.std"], None if found["bounds"] is None else tuple(found["bounds"]))
         model = Model(field, transform, tuple(found["event"]), classes=found["classes"], card=found["card"])
     except (KeyError, TypeError, AttributeError) as error:

@@ -46,7 +46,11 @@ class MonotoneCubic:
             reached, slope = _piece(s, *ends)
             low, high = torch.where(reached <= value, s, low), torch.where(reached >= value, s, high)
             newton = s - (reached - value) / slope
-            s = torch.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
+            moved = torch.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
+            still = bool(((moved - s).abs() <= 1e-16).all())
+            s = moved
+            if still:
+                break
         beyond = torch.where(value < y[0], (value - y[0]) / slopes[0], torch.where(value > y[-1], (value - y[-1]) / slopes[-1], 0.0))
         s = torch.where(value <= y[0], 0.0, torch.where(value >= y[-1], 1.0, s))
         return x[i] + s * width + torch.where(beyond == 0, 0.0, beyond)

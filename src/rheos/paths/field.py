@@ -81,7 +81,8 @@ class Field:
                 raise ValueError(f"t must be one number or have shape ({len(x)},), one time a row of x, got shape {tuple(t.shape)}")
             # Coefficients that differ by coordinate always have the times first.
             at = self.path.coefficients(t[None] if t.ndim == 0 and getattr(self.path.schedule, "spectral", False) else t)
-        rows = torch.as_tensor(t, dtype=x.real.dtype if x.is_complex() else x.dtype, device=x.device).expand(len(x))
+        kind = x.real.dtype if x.is_complex() else x.dtype
+        rows = t.to(device=x.device, dtype=kind).expand(len(x)) if isinstance(t, Tensor) else torch.full((len(x),), t, dtype=kind, device=x.device)
         known = self._ask(x, rows, cond, at)
         return self.path.prediction(known, x, at)
 

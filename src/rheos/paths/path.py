@@ -1,6 +1,7 @@
 """Probability paths: how a pair (base, data) becomes a curve x_t = a(t) x0 + b(t) x1 + c(t) z."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ from rheos.core import Draws, checks
 from rheos.core.files import rheos_class
 from rheos.paths.basis import Basis
 from rheos.paths.discrete import Betas
+from rheos.paths.kinetic import KineticOptimal, Separation
 from rheos.paths.noise import GAUSSIAN, NoiseLaw
-from rheos.paths.predictions import Prediction
+from rheos.paths.predictions import KINDS, Prediction
 from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Schedule
 
 __all__ = ["Path", "PathPoint"]
@@ -59,6 +61,15 @@ def _sum(u: Tensor | float, x: Tensor, v: Tensor | float, y: Tensor) -> Tensor:
     """u x + v y in as few operations as the kinds of the coefficients allow: this runs once a training step."""
     first = x if isinstance(u, float) and u == 1.0 else u * x
     return torch.add(first, y, alpha=v) if isinstance(v, float) else torch.addcmul(first, v, y)
+
+
+def _joined(x1: Tensor, x0: Tensor | None, z: Tensor | None, at: Coefficients) -> tuple[Tensor, Tensor]:
+    """a x0 + b x1 + c z and its time derivative."""
+    b, db = _shaped(at.b, x1), _shaped(at.db, x1)
+    if x0 is None:
+        return _sum(b, x1, _shaped(at.c, x1), z), _sum(db, x1, _shaped(at.dc, x1), z)
+    x, velocity = _sum(_shaped(at.a, x1), x0, b, x1), _sum(_shaped(at.da, x1), x0, db, x1)
+    return (x, velocity) if z is None else (_sum(1.0, x, _shaped(at.c, x1), z), _sum(1.0, velocity, _shaped(at.dc, x1), z))
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,11 @@ class Path:
         return cls(Betas(tuple(torch.as_tensor(betas, dtype=torch.float64).flatten().tolist())), noise)
 
     @classmethod
+    def kinetic_optimal(cls, separation: Separation, *, noise: NoiseLaw = GAUSSIAN) -> Path:
+        """The path whose flow moves the data at the least kinetic energy; `separation` is `data_separation(x)`."""
+        return cls(KineticOptimal.of(separation), noise)
+
+    @classmethod
     def interpolant(cls, gamma: str | Callable[[Tensor], Tensor] = "sqrt", mixing: str = "linear") -> Path:
         """Two-sided: joins any two laws. `gamma` is the noise on the way ("sqrt", "sin2", "none" or a function), `mixing` a and b."""
         return cls(Interpolant(gamma, mixing))
@@ -162,35 +178,26 @@ class Path:
         if t.shape != x1.shape[:1]:
             raise ValueError(f"t must have shape ({len(x1)},), one time a row of x1, got {tuple(t.shape)}")
         at = self.coefficients(t) if at is None else at
-        if self.basis is not None:
-            return self._sample_in_basis(x1, t, x0, z, seed, step, at)
-        b, c, db, dc = _shaped(at.b, x1), _shaped(at.c, x1), _shaped(at.db, x1), _shaped(at.dc, x1)
+        silent = getattr(self.schedule, "noiseless", False)
         if self.two_sided:
-            a, da = _shaped(at.a, x1), _shaped(at.da, x1)
             if x0 is None:
                 raise ValueError("x0 is missing: a two-sided path runs from x0 to x1")
             checks.shape_of("x0", x0, x1.shape)
-            x, velocity = _sum(a, x0, b, x1), _sum(da, x0, db, x1)
-            if getattr(self.schedule, "noiseless", False):
-                return PathPoint(x, t, x1, x0, None, velocity, at)
         elif x0 is not None:
             raise ValueError("x0 was given, but on a one-sided path the base is the noise: pass it as z")
-        if z is None:
+        if silent:
+            z = None
+        elif z is None:
             z = self.noise.draw(tuple(x1.shape), seed=seed, purpose="path noise", step=step, like=x1)
-        if z.shape != x1.shape:
+        elif z.shape != x1.shape:
             checks.shape_of("z", z, x1.shape)
-        if self.two_sided:
-            return PathPoint(_sum(1.0, x, c, z), t, x1, x0, z, _sum(1.0, velocity, dc, z), at)
-        return PathPoint(_sum(b, x1, c, z), t, x1, None, z, _sum(db, x1, dc, z), at)
-
-    def _sample_in_basis(self, x1: Tensor, t: Tensor, x0: Tensor | None, z: Tensor | None, seed: int | Draws, step: int, at: Coefficients) -> PathPoint:
-        """The same point, made in the basis and turned back: the map is linear and does not depend on t, so it carries velocities too."""
-        turn, back = self.basis.forward, self.basis.inverse
-        if z is None:
-            z = self.noise.draw(tuple(x1.shape), seed=seed, purpose="path noise", step=step, like=x1)
-        known = (None if v is None else turn(v) for v in (x0, z))
-        there = Path(_Within(self.schedule), self.noise).sample(turn(x1), t, x0=next(known), z=next(known), at=at)
-        return PathPoint(back(there.x), t, x1, x0, None if there.z is None else z, back(there.velocity), at)
+        if self.basis is None:
+            x, velocity = _joined(x1, x0, z, at)
+        else:
+            # The basis is linear and does not depend on t, so it carries velocities too.
+            turn = lambda v: None if v is None else self.basis.forward(v)
+            x, velocity = (self.basis.inverse(v) for v in _joined(turn(x1), turn(x0), turn(z), at))
+        return PathPoint(x, t, x1, x0, z, velocity, at)
 
     def prior(self, shape: Sequence[int], *, seed: int | Draws = 0, first: int = 0, start: float | None = None,
               **kinds: Any) -> Inexact[Tensor, "rows *event"]:
@@ -239,6 +246,19 @@ class Path:
             raise ValueError(f"s must not lie {'before' if s_later else 'after'} t, got t = {t} and s = {s}")
         return self.coefficients(first), self.coefficients(second)
 
+    def amplification(self, kind: str) -> float:
+        """How much an error of a prediction of this kind grows when it is read as data at the start of the path, |d data / d prediction|.
+
+        1 for a velocity on the linear path, 150 for noise on the variance-preserving one, infinite for noise where alpha is 0.
+        """
+        self._one_sided("amplification")
+        checks.one_of("kind", kind, KINDS)
+        at = self.coefficients(self.interval[0])
+        b, c, db, cdc = (float(v) for v in (at.b, at.c, at.db, at.cdc))
+        if kind in ("noise", "score"):
+            return (c if kind == "noise" else c * c) / b if b > 0 else math.inf
+        return {"data": 1.0, "v": c / math.hypot(b, c), "velocity": abs(c * c / (b * cdc - c * c * db)) if b * cdc != c * c * db else math.inf}[kind]
+
     def unit(self, x: Inexact[Tensor, "batch *event"], at: Coefficients) -> Inexact[Tensor, "batch *event"]:
         """x / sqrt(b^2 + c^2): of about variance 1 at all times where the data are; what networks with `unit_input` are shown."""
         self._scalar("unit_input")
@@ -280,24 +300,6 @@ class Path:
             raise ValueError(f"{what} exists only where all coordinates share their coefficients; those of this path differ")
 
 
-@dataclass(frozen=True)
-class _Within:
-    """A schedule whose coefficients are given: for making a point in the coordinates of a basis."""
-
-    schedule: Schedule
-
-    @property
-    def two_sided(self) -> bool:
-        return self.schedule.two_sided
-
-    @property
-    def noiseless(self) -> bool:
-        return getattr(self.schedule, "noiseless", False)
-
-    def coefficients(self, t: Tensor) -> Coefficients:
-        return self.schedule.coefficients(t)
-
-
 def _part_to_json(name: str, part: Any) -> dict[str, Any]:
     kind = type(part)
     if not kind.__module__.startswith("rheos.paths."):
@@ -316,6 +318,6 @@ def _part_from_json(what: str, content: Any, method: str) -> Any:
     if not hasattr(maker, method) or not is_dataclass(maker) or maker is Path or getattr(maker, "_is_protocol", False):
         raise ValueError(f"class {content['class']!r} in the file is not a {what}")
     try:
-        return maker(**{name: value for name, value in content.items() if name != "class"})
+        return maker(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items() if name != "class"})
     except TypeError as error:
         raise ValueError(f"not a path: {error}") from None

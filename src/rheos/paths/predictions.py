@@ -102,14 +102,14 @@ class Prediction:
             if "score" in known:
                 return -at.c * known["score"]
             if "data" in known:
-                return (x - at.b * known["data"]) / self._need("c", "noise", "data")
+                return _less(x, at.b, known["data"]).div_(self._need("c", "noise", "data"))
             return at.c * (at.b * known["velocity"] - at.db * x) / self._wronskian()
         if kind == "data":
             if "velocity" in known:
                 return self._data_from_velocity()
             if "score" in known:
                 return (x + at.c * at.c * known["score"]) / self._need("b", "data", "score")
-            return (x - at.c * known["noise"]) / self._need("b", "data", "noise")
+            return _less(x, at.c, known["noise"]).div_(self._need("b", "data", "noise"))
         if "data" in known and "noise" in known and _finite(self._at.dc):
             return at.db * known["data"] + at.dc * known["noise"]
         if "data" in known:
@@ -126,12 +126,14 @@ class Prediction:
 
     def _data_from_velocity(self) -> Tensor:
         at, x, silent = self.at, self.x, self._at.c == 0
+        if _vanishes(self._at.db) and _vanishes(self._at.b):
+            raise ValueError("data cannot be read off a velocity at t = 0 of this path, where data comes in at rate 0; start the times a little inside")
         top, bottom = at.cdc * x - at.c * at.c * self._known["velocity"], at.b * at.cdc - at.c * at.c * at.db
         if not _vanishes(self._at.c):
             return top / bottom
         # Where no noise is left x is the data, up to its scale; only there the quotient is 0 / 0.
         if isinstance(silent, Tensor) and silent.ndim:
-            silent = silent.reshape(-1, *(1,) * (x.ndim - 1)).to(x.device)
+            silent = (silent.reshape(-1, *(1,) * (x.ndim - 1)) if silent.ndim == 1 else silent).to(x.device)
             return torch.where(silent, x / at.b, top / torch.where(silent, 1.0, bottom))
         return x / at.b
 
@@ -182,6 +184,11 @@ class Prediction:
             return x + at.c * at.c * score, known["velocity"] + at.cdc * score
         silent = self._at.c == 0 if not isinstance(self._at.c, Tensor) else bool((self._at.c == 0).all())
         return (x, known["velocity"]) if silent and _all_zero(self._at.cdc) else None
+
+
+def _less(x: Tensor, factor: Any, value: Tensor) -> Tensor:
+    """x - factor value as a new tensor, in one operation where the factor is a number: samplers do this every step."""
+    return x - factor * value if isinstance(factor, Tensor) else torch.sub(x, value, alpha=factor)
 
 
 def _finite(value: Any) -> bool:

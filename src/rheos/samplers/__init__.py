@@ -1,4 +1,5 @@
 """Integrating a field: rules plan tables of numbers, one dynamics runs them."""
+from rheos.samplers.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, Adaptive, AdaptiveRungeKutta, AdaptiveState, Pair
 from rheos.samplers.catalogue import RULES, public_rules
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.edits import DynamicThreshold, dynamic_threshold
@@ -12,7 +13,7 @@ from rheos.samplers.stochastic import EulerMaruyama
 from rheos.samplers.tables import Row, Rule, Table
 
 __all__ = [
-    "DDIM", "DDPM", "DEIS", "PLMS", "RULES", "AdamsBashforth", "DPMSolverPP", "DynamicThreshold", "Euler", "EulerMaruyama", "Exponential", "Multistep",
-    "MultistepState", "Row", "Rule", "RungeKutta", "Singlestep", "Table", "UniPC", "default_rule", "dynamic_threshold", "evaluating", "public_rules",
-    "sample",
+    "BOGACKI_SHAMPINE", "DDIM", "DDPM", "DEIS", "DORMAND_PRINCE", "PLMS", "RULES", "AdamsBashforth", "Adaptive", "AdaptiveRungeKutta", "AdaptiveState",
+    "DPMSolverPP", "DynamicThreshold", "Euler", "EulerMaruyama", "Exponential", "Multistep", "MultistepState", "Pair", "Row", "Rule", "RungeKutta",
+    "Singlestep", "Table", "UniPC", "default_rule", "dynamic_threshold", "evaluating", "public_rules", "sample",
 ]

@@ -30,10 +30,10 @@ _FAR = 40.0     # e^-40 is below rounding: a longer interval is cut there
 INSIDE = 1e-3   # where rules that divide by alpha or by sigma begin if the path's own start is singular
 
 
-def default_times(path: Path, steps: int, start: float | None = None, end: float | None = None) -> Times:
-    """Equal steps in sqrt(u), u = rho / (1 + rho); three steps or fewer, and paths without one lam, are spaced evenly in t."""
+def default_times(path: Path, steps: int, start: float | None = None, end: float | None = None, spacing: Clock = SQRT_U) -> Times:
+    """Equal steps in a clock, by default sqrt(u), u = rho / (1 + rho); three steps or fewer, and paths without one lam, are spaced evenly in t."""
     even = steps <= 3 or path.two_sided or getattr(path.schedule, "spectral", False)
-    return Times.uniform(path, steps, T if even else SQRT_U, start=start, end=end)
+    return Times.uniform(path, steps, T if even else spacing, start=start, end=end)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Exponential:
     "score", which extrapolates -eps / sigma instead of eps and is there to compare with: it blows up towards the data.
     corrector: 0 for none, else each point is mended by the polynomial through the prediction there and the `corrector` before it; the
     last point is not. lower_at_end: the last steps use lower orders, which guards against a long last step. tau: 0 follows the flow, 1 the
-    reverse SDE; above 0 it needs kind "data", Gaussian noise and no corrector.
+    reverse SDE; above 0 it needs kind "data", Gaussian noise and no corrector. spacing: the clock in which the default times are evenly
+    spaced; up to three steps are even in t.
     """
 
     order: int = 2
@@ -53,6 +54,7 @@ class Exponential:
     corrector: int = 0
     lower_at_end: bool = True
     tau: float = 0.0
+    spacing: Clock = SQRT_U
     calls_per_step: ClassVar[int] = 1
 
     def __post_init__(self):
@@ -73,14 +75,14 @@ class Exponential:
         """The default spacing; a noise kind begins where the path holds a little data, since it divides by alpha."""
         if path.two_sided:
             return default_times(path, steps)
-        times = default_times(path, steps)
-        start, end = (float(v) for v in times.t[[0, -1]])
-        first, last = self._readings(times)[[0, -1]].tolist()
-        if (self.kind != "data" and float(times.alpha[0]) == 0) or not math.isfinite(first):
+        (start, end), clocks = path.interval, (self.spacing,) if self.order == 1 and self.corrector == 0 else (self.spacing, self.clock)
+        ends = torch.tensor([start, end], dtype=torch.float64)
+        first, last = ([float(clock.value(path, ends)[k]) for clock in clocks] for k in (0, 1))
+        if (self.kind != "data" and float(path.coefficients(start).b) == 0) or not all(map(math.isfinite, first)):
             start = INSIDE
-        if not math.isfinite(last):
+        if not all(map(math.isfinite, last)):
             end = 1 - INSIDE
-        return default_times(path, steps, start, end)
+        return default_times(path, steps, start, end, self.spacing)
 
     def _readings(self, times: Times) -> Tensor:
         """The clock at the times; a polynomial of degree 0 does not need one, so it may be infinite there."""

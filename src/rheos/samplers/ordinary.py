@@ -62,6 +62,12 @@ def _time(clock: Clock, path: Path, value: float) -> float:
     return float(clock.time(path, torch.tensor(value, dtype=torch.float64)))
 
 
+def _inside(t: float, times: Times, i: int) -> float:
+    """A stage's time, which the clock's inverse may have rounded out of its step."""
+    low, high = sorted((float(times.t[i]), float(times.t[i + 1])))
+    return min(max(t, low), high)
+
+
 # stages: rows of Butcher's matrix for stages 2, 3, ...; then the weights.
 _BUTCHER: dict[int, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]] = {
     2: (((1.0,),), (1 / 2, 1 / 2)),                                                        # Heun
@@ -111,7 +117,7 @@ class RungeKutta:
         for i in range(times.steps):
             step = value[i + 1] - value[i]
             for j, row in enumerate((*stages, weights)):
-                points.append(float(times.t[i]) if j == 0 else _time(clock, times.path, value[i] + sum(stages[j - 1]) * step))
+                points.append(float(times.t[i]) if j == 0 else _inside(_time(clock, times.path, value[i] + sum(stages[j - 1]) * step), times, i))
                 moves.append((len(points) - 1, j, row, step))
         points.append(float(times.t[-1]))
         planned = Times(times.path, points, _repeats=True)

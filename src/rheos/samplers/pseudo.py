@@ -39,6 +39,11 @@ class PLMS:
     def order(self) -> int:
         return min(self.predictions, 2)
 
+    @property
+    def extra_calls(self) -> int:
+        """Calls beyond one a step."""
+        return int(self.redo_first and self.predictions > 1)
+
     @classmethod
     def examples(cls) -> list[PLMS]:
         return [cls(), cls(2, False)]
@@ -51,7 +56,7 @@ class PLMS:
     def plan(self, times: Times) -> Table:
         if times.path.two_sided:
             raise ValueError("PLMS needs a one-sided path, got a two-sided one; use AdamsBashforth")
-        redo = self.redo_first and self.predictions > 1
+        redo = self.extra_calls > 0
         steps = Exponential(1, "noise").plan(times).predict      # DDIM: x, and one noise for the whole step
         points, rows = times.t.tolist(), []
         for i, row in enumerate(steps):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
+from rheos.samplers.adaptive import AdaptiveRungeKutta
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.exponential import INSIDE
 from rheos.samplers.multistep import Edit, Multistep
@@ -27,7 +28,7 @@ def sample(
     start: Inexact[Tensor, "rows *event"] | None = None,
     shape: Sequence[int] | None = None,
     steps: int = 20,
-    rule: Rule | Table | None = None,
+    rule: Rule | AdaptiveRungeKutta | Table | None = None,
     times: Times | None = None,
     cond: Any = None,
     guidance: float | None = None,
@@ -41,7 +42,8 @@ def sample(
     n, start: how many samples, or where they begin, (n, *event) (needed for two-sided paths). shape: the event shape, where neither
         `start` nor the network tells it.
     steps, rule, times: a number of steps for the rule's own times, or the times themselves; without a rule, what samples best without
-        tuning. A planned `Table` may stand in the rule's place.
+        tuning. A planned `Table` may stand in the rule's place. `AdaptiveRungeKutta` chooses its steps itself, between the first and the
+        last of `times` or the path's ends, and leaves `steps` unread.
     cond: a tensor or a dict of tensors, batch first, or one number for all; guidance: classifier-free guidance scale (1 is none, above 1
         is stronger).
     seed: of the start and of stochastic rules' noise; the same samples however `batch` splits them. batch: at most so many at once.
@@ -60,7 +62,7 @@ def sample(
     if not isinstance(field, Field):
         raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
     path, draws = field.path, Draws.of(seed)
-    table = _planned(field, rule, steps, times)
+    plan = _planned(field, rule, steps, times)
     if start is None:
         n = checks.integer("n", n, least=1) if n is not None else _missing("n or start", "how many samples, or where they begin")
         event = tuple(shape) if shape is not None else field.event
@@ -81,23 +83,38 @@ def sample(
         field = classifier_free(field, guidance)
     size = n if batch is None else checks.integer("batch", batch, least=1)
     parts = []
-    begin_at = float(table.times.t[0])
+    begin_at = float(plan.times.t[0]) if isinstance(plan, Table) else plan[1]
     with torch.set_grad_enabled(start is not None and start.requires_grad), evaluating(getattr(field, "net", None)):
         for first in range(0, n, size):
             rows = min(size, n - first)
             x = (path.prior((rows, *event), seed=draws, first=first, start=begin_at, dtype=like.dtype, device=like.device)
                  if start is None else start[first : first + rows])
-            plan = Multistep(field, table, _cut(cond, first, rows), edit, draws, first)
             # Half-integrated samples are of no use to anybody: Ctrl-C raises, and a watcher that ends the run is refused.
             with raising_interrupts():
-                end = evolve(plan, plan.init(x), table.nfe, watch=watch, donate=True)
-            if end.step < table.nfe:
-                raise ValueError(f"a watcher ended the run after {end.step} of {table.nfe} calls, so there are no samples")
-            parts.append(end.x)
+                parts.append(_run(plan, field, x, _cut(cond, first, rows), edit, draws, first, watch))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _planned(field: Field, rule: Rule | Table | None, steps: int, times: Times | None) -> Table:
+Span = tuple[AdaptiveRungeKutta, float, float]
+
+
+def _run(plan: Table | Span, field: Field, x: Tensor, cond: Any, edit: Edit | None, draws: Draws, first: int, watch: Iterable[Watcher]) -> Tensor:
+    """One batch from its start to its end."""
+    if isinstance(plan, Table):
+        run: Any = Multistep(field, plan, cond, edit, draws, first)
+        end = evolve(run, run.init(x), plan.nfe, watch=watch, donate=True)
+        if end.step < plan.nfe:
+            raise ValueError(f"a watcher ended the run after {end.step} of {plan.nfe} calls, so there are no samples")
+        return end.x
+    rule, begin, until = plan
+    run = rule.dynamics(field, begin, until, cond=cond, edit=edit)
+    end = evolve(run, run.init(x), until=run.done, watch=watch, donate=True)
+    if not run.done(end):
+        raise ValueError(f"a watcher ended the run after {end.step} steps, before all samples had arrived, so there are no samples")
+    return end.x
+
+
+def _planned(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, steps: int, times: Times | None) -> Table | Span:
     checks.integer("steps", steps, least=1)
     if isinstance(rule, Table):
         if rule.times.path != field.path:
@@ -108,21 +125,33 @@ def _planned(field: Field, rule: Rule | Table | None, steps: int, times: Times |
     if isinstance(rule, type):
         raise TypeError(f"rule must be an instance such as {rule.__name__}(), got the class {rule.__name__}")
     rule = default_rule(field) if rule is None else rule
+    if isinstance(rule, AdaptiveRungeKutta):
+        begin, end = _askable_span(field, rule) if times is None else _checked(times, field).t[[0, -1]].tolist()
+        return rule, begin, end
     if not callable(getattr(rule, "plan", None)):
         raise TypeError(f"rule must be a rule such as DPMSolverPP(order=3), or a Table, got {rule!r}")
     if times is None:
         return planned(rule, _askable(field, rule, rule.times(field.path, steps)))
+    return planned(rule, _checked(times, field))
+
+
+def _checked(times: Times, field: Field) -> Times:
     if not isinstance(times, Times):
         raise TypeError(f"times must be a Times, got {type(times).__name__}; build one with Times.uniform(path, steps) or Times(path, t)")
     if times.path != field.path:
         raise ValueError(f"times were made for {times.path.schedule}, but the field lives on {field.path.schedule}")
-    return planned(rule, times)
+    return times
 
 
-def _askable(field: Field, rule: Rule, times: Times) -> Times:
+def _askable_span(field: Field, rule: AdaptiveRungeKutta) -> tuple[float, float]:
+    """The rule's own start and end, moved inside where the network could not answer."""
+    return tuple(_askable(field, rule, Times(field.path, rule.span(field.path))).t.tolist())
+
+
+def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times) -> Times:
     """`times`, moved a little inside the path where the network could not answer: a network that tells only noise at alpha = 0, where x is
     all noise, and one that tells only data at sigma = 0, where x is the data, if the rule asks there."""
-    if field.path.two_sided:
+    if field.path.two_sided or getattr(field.path.schedule, "spectral", False):
         return times
     t, kinds = times.t.tolist(), set(field.predicts)
     if not {"velocity", "data"} & kinds and float(times.alpha[0]) == 0:

@@ -2,5 +2,10 @@
 from rheos.testing.conformance import LINES, Line, check_dynamics, rows
 from rheos.testing.discovery import discover, public_dynamics
 from rheos.testing.orders import observed_order
+from rheos.testing.paths import FIELD_LINES, PATH_LINES, check_field, check_path
+from rheos.testing.rules import RULE_LINES, check_rule, rule_paths
 
-__all__ = ["LINES", "Line", "check_dynamics", "discover", "observed_order", "public_dynamics", "rows"]
+__all__ = [
+    "FIELD_LINES", "LINES", "PATH_LINES", "RULE_LINES", "Line", "check_dynamics", "check_field", "check_path", "check_rule", "discover", "observed_order",
+    "public_dynamics", "rows", "rule_paths",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,21 @@ import torch
 from rheos.core import Example, evolve, load_state, save_state
 from rheos.core.states import flatten, same
 
-__all__ = ["LINES", "Line", "check_dynamics", "rows"]
+__all__ = ["LINES", "Line", "check_dynamics", "hold", "require", "rows"]
 
 Make = Callable[[], Example]
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the suite: a name and a check that takes a maker of fresh, equal examples and raises AssertionError."""
+    """One line of a suite: a name and a check that takes a maker of fresh, equal subjects and raises AssertionError."""
 
     name: str
-    check: Callable[[Make], None]
+    check: Callable[[Callable[[], Any]], None]
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """AssertionError with the message unless the condition holds."""
     # Not `assert`: the suite is public and must also work under python -O.
     if not condition:
         raise AssertionError(message)
@@ -35,7 +36,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _equal(a: Any, b: Any, what: str) -> None:
     difference = same(a, b)
-    _require(difference is None, f"{what}: {difference}")
+    require(difference is None, f"{what}: {difference}")
 
 
 def _whole(make: Make) -> Any:
@@ -66,13 +67,13 @@ def resumed_is_whole(make: Make) -> None:
 def settings_unchanged(make: Make) -> None:
     """`step` leaves the dataclass of settings as it was."""
     example = make()
-    _require(dataclasses.is_dataclass(example.dynamics), "a dynamics must be a dataclass of settings")
-    _require(example.dynamics.__dataclass_params__.frozen, "a dynamics must be a frozen dataclass")
+    require(dataclasses.is_dataclass(example.dynamics), "a dynamics must be a dataclass of settings")
+    require(example.dynamics.__dataclass_params__.frozen, "a dynamics must be a frozen dataclass")
     before = _settings(make().dynamics)
     evolve(example.dynamics, example.start, example.steps)
     after = _settings(example.dynamics)
     changed = [name for name in before if before[name] != after[name]]
-    _require(not changed, f"step changed the settings {changed}")
+    require(not changed, f"step changed the settings {changed}")
 
 
 def _settings(dynamics: Any) -> dict[str, Any]:
@@ -117,14 +118,14 @@ def keeps_kinds(make: Make) -> None:
             before = tensors[path]
             for kind in ("dtype", "device", "shape"):
                 a, b = getattr(before, kind), getattr(after, kind)
-                _require(a == b, f"{path} changed its {kind} from {a} to {b}")
-    _require(end.step == example.start.step + example.steps, f"{example.steps} steps took the step number from {example.start.step} to {end.step}")
+                require(a == b, f"{path} changed its {kind} from {a} to {b}")
+    require(end.step == example.start.step + example.steps, f"{example.steps} steps took the step number from {example.start.step} to {end.step}")
 
 
 def stays_finite(make: Make) -> None:
     """No tensor of the end state holds nan or inf."""
     for path, value in flatten(_whole(make))[1].items():
-        _require(bool(torch.isfinite(value).all()), f"{path} is not finite after {make().steps} steps")
+        require(bool(torch.isfinite(value).all()), f"{path} is not finite after {make().steps} steps")
 
 
 def gives_the_answer(make: Make) -> None:
@@ -133,7 +134,7 @@ def gives_the_answer(make: Make) -> None:
     if example.answer is not None:
         value, truth = example.answer(evolve(example.dynamics, example.start, example.steps))
         gap = float((torch.as_tensor(value) - torch.as_tensor(truth)).detach().abs().max())
-        _require(gap <= example.tolerance, f"the end is {gap:.3g} away from the answer, more than {example.tolerance:g}")
+        require(gap <= example.tolerance, f"the end is {gap:.3g} away from the answer, more than {example.tolerance:g}")
 
 
 def moves(make: Make) -> None:
@@ -143,7 +144,7 @@ def moves(make: Make) -> None:
     before, after = flatten(example.start)[1], flatten(end)[1]
     moved = before.keys() != after.keys() or any(before[k].shape != after[k].shape or not torch.equal(before[k], after[k]) for k in before)
     numbers = lambda tree: str(tree).replace(f"'step', {end.step}", "'step', _").replace(f"'step', {example.start.step}", "'step', _")
-    _require(moved or numbers(flatten(example.start)[0]) != numbers(flatten(end)[0]), "nothing but the step number has changed")
+    require(moved or numbers(flatten(example.start)[0]) != numbers(flatten(end)[0]), "nothing but the step number has changed")
 
 
 LINES: tuple[Line, ...] = (
@@ -166,16 +167,20 @@ def rows(found: Sequence[tuple[type, int, Example]], lines: Sequence[Line] = LIN
 
 def check_dynamics(cls: type, number: int = 0, lines: Sequence[Line] = LINES) -> None:
     """Run `lines` on example `number` of `cls`. AssertionError that names the line which does not hold, or which is exempt and does."""
-    exempt = getattr(cls, "exempt", {})
-    _require(cls.examples()[number].steps >= 3, f"{cls.__name__}, example {number}: examples need 3 steps or more, or a cut run is a whole one")
-    unknown = set(exempt) - {line.name for line in LINES}
-    _require(not unknown, f"{cls.__name__}.exempt names unknown lines {sorted(unknown)}")
+    require(cls.examples()[number].steps >= 3, f"{cls.__name__}, example {number}: examples need 3 steps or more, or a cut run is a whole one")
+    hold(f"{cls.__name__}, example {number}", lambda: cls.examples()[number], lines, getattr(cls, "exempt", {}), known=LINES)
+
+
+def hold(name: str, make: Callable[[], Any], lines: Sequence[Line], exempt: Mapping[str, str], *, known: Sequence[Line]) -> None:
+    """Run `lines` on what `make` makes: AssertionError that names the line which does not hold, or which is declared exempt and does."""
+    unknown = set(exempt) - {line.name for line in known}
+    require(not unknown, f"{name}: exempt names unknown lines {sorted(unknown)}")
     for line in lines:
         try:
-            line.check(lambda: cls.examples()[number])
+            line.check(make)
         except Exception as error:      # a method that raises does not meet the line either
             if line.name not in exempt:
                 what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-                raise AssertionError(f"{cls.__name__}, example {number}, {line.name}: {what}") from error
+                raise AssertionError(f"{name}, {line.name}: {what}") from error
         else:
-            _require(line.name not in exempt, f"{cls.__name__} declares itself exempt from {line.name!r} but meets it")
+            require(line.name not in exempt, f"{name} declares itself exempt from {line.name!r} but meets it")

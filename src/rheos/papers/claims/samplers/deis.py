@@ -11,11 +11,8 @@ the first thresholds, the former with good times by more; and on the trained net
 """
 import torch
 
-from rheos.core import Draws
-from rheos.data import GaussianMixture, load
-from rheos.models import train
-from rheos.nets import ResidualMLP
-from rheos.papers import Check, Scale, fixture
+from rheos.data import digits_mixture
+from rheos.papers import Check, Scale, digits_noise_teacher
 from rheos.paths import LAM, QUADRATIC, ExactField, Field, Path, T, Times
 from rheos.samplers import DDIM, DEIS, AdamsBashforth, Exponential, Rule, sample
 
@@ -29,16 +26,6 @@ CALLS = 10
 PATH = Path.vp()
 
 
-def digits16() -> GaussianMixture:
-    """Digits on their 16 leading principal axes, one scale for all, as one Gaussian a class with 0.1 added to every deviation."""
-    data = load("digits")
-    x = torch.cat([data.x, data.held_out.x]).flatten(1).double()
-    y = torch.cat([data.y, data.held_out.y])
-    x = x - x.mean(0)
-    scores = x @ torch.linalg.svd(x, full_matrices=False)[2][:16].T
-    return GaussianMixture.fit(scores / scores.std(), y, ridge=0.1)
-
-
 def error(field: Field, rule: Rule, times: Times, start: torch.Tensor, truth: torch.Tensor, cond: int | None = None) -> float:
     """The median over samples of each one's root mean square distance to its exact end point."""
     gap = sample(field, start=start, rule=rule, times=times, cond=cond) - truth
@@ -47,7 +34,7 @@ def error(field: Field, rule: Rule, times: Times, start: torch.Tensor, truth: to
 
 def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     full = scale is Scale.FULL
-    field = ExactField(PATH, digits16())
+    field = ExactField(PATH, digits_mixture())
     start = PATH.prior((128 if full else 16, 16), seed=seed, dtype=torch.float64)
     fine = Times.uniform(PATH, 200 if full else 50, LAM)
     truth = sample(field, start=start, rule=Exponential(3, "data", LAM, corrector=3), times=fine)
@@ -76,19 +63,9 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     return checks + (trained(seed) if full else [])
 
 
-def teacher() -> dict[str, torch.Tensor]:
-    """Weights of a class-conditional network on real digits, variance-preserving path, noise prediction."""
-    with Draws(0).scope(0):
-        net = ResidualMLP((1, 8, 8), width=160, depth=3, classes=10, dropout=0.1)
-    train(load("digits"), net, path=PATH, predicts="noise", steps=1500, seed=0, device="cpu")
-    return net.state_dict()
-
-
 def trained(seed: int) -> list[Check]:
     """Such ratios again, for a network trained on digits and asked for threes."""
-    net = ResidualMLP((1, 8, 8), width=160, depth=3, classes=10, dropout=0.1)
-    net.load_state_dict(dict(fixture("digits-noise-teacher", teacher).tensors))
-    field = Field(net.double(), PATH, "noise")
+    field = digits_noise_teacher()
     start = PATH.prior((128, 1, 8, 8), seed=seed, dtype=torch.float64)
     truth = sample(field, start=start, rule=Exponential(3, "data", LAM, corrector=3), times=Times.uniform(PATH, 200, LAM), cond=3)
     rows = []

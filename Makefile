@@ -22,8 +22,8 @@ unit: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/rheos check --all
 
-bench: $(VENV)/.dev
-	for room in core training samplers; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$room || exit 1; done
+bench: $(VENV)/.bench
+	for room in core training couplings samplers solvers; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$room || exit 1; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rheos needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -37,6 +37,11 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+# Peers to be measured against; without what they would bring along, which is here already or not needed.
+$(VENV)/.bench: $(VENV)/.dev benchmarks/peers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 	@touch $@
 
 clean:

@@ -49,7 +49,8 @@ THEIRS = {
 }
 # Every rule with the spacings its users would try; each gets as many steps as its calls allow.
 OURS = {
-    "DDIM": DDIM(), "DPM++ 2": DPMSolverPP(2), "DPM++ 2, lam": DPMSolverPP(2, spacing=LAM), "DPM++ 3": DPMSolverPP(3), "DPM++ 3, lam": DPMSolverPP(3, spacing=LAM),
+    "DDIM": DDIM(), "DPM++ 2": DPMSolverPP(2), "DPM++ 2, lam": DPMSolverPP(2, spacing=LAM),
+    "DPM++ 3": DPMSolverPP(3), "DPM++ 3, lam": DPMSolverPP(3, spacing=LAM),
     "UniPC 2": UniPC(2), "UniPC 3": UniPC(3), "UniPC 3, lam": UniPC(3, spacing=LAM), "DEIS 3 in lam": DEIS(3, clock=LAM), "DEIS 3 in t": DEIS(3),
     "DEIS 2, rho^(1/7)": DEIS(2, clock=LAM, spacing=RHO7), "PLMS": PLMS(), "2S": Singlestep(2), "Euler": Euler(), "Adams-Bashforth 2": AdamsBashforth(2),
     "Heun": RungeKutta(2), "Runge-Kutta 4": RungeKutta(4), "Heun in rho": RungeKutta(2, "noise"),

@@ -1,4 +1,4 @@
-"""A flow-matching step of an MLP on 2-D data, against the same lines in plain PyTorch."""
+"""A flow-matching step of an MLP on 2-D data, against the same lines in plain PyTorch, and on torchcfm and flow_matching."""
 from __future__ import annotations
 
 import copy
@@ -29,7 +29,35 @@ class Plain(nn.Module):
         return self.layers(torch.cat([x, t[:, None]], 1))
 
 
-def compare(name: str, net: nn.Module, fused: bool) -> tuple[str, str, str, str, str]:
+def by_hand():
+    def make(x0: torch.Tensor, x1: torch.Tensor):
+        t = torch.rand(len(x1))
+        return t, (1 - t[:, None]) * x0 + t[:, None] * x1, x1 - x0
+    return make
+
+
+def by_torchcfm():
+    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+
+    return ConditionalFlowMatcher(sigma=0.0).sample_location_and_conditional_flow
+
+
+def by_flow_matching():
+    from flow_matching.path import AffineProbPath
+    from flow_matching.path.scheduler import CondOTScheduler
+
+    path = AffineProbPath(CondOTScheduler())
+
+    def make(x0: torch.Tensor, x1: torch.Tensor):
+        made = path.sample(t=torch.rand(len(x1)), x_0=x0, x_1=x1)
+        return made.t, made.x_t, made.dx_t
+    return make
+
+
+PEERS = {"plain PyTorch": by_hand, "torchcfm": by_torchcfm, "flow_matching": by_flow_matching}
+
+
+def compare(name: str, net: nn.Module, fused: bool, peer: str = "plain PyTorch", target: str = "at most 1.05") -> tuple[str, str, str, str, str]:
     data = Draws(0).rows("data", 0, (10_000, 2)) * torch.tensor([1.0, 0.3])
     run = Descent(Matching(Path.linear()), Independent(data), BATCH, partial(torch.optim.Adam, lr=1e-3, fused=fused))
     state = run.init(copy.deepcopy(net))
@@ -40,23 +68,24 @@ def compare(name: str, net: nn.Module, fused: bool) -> tuple[str, str, str, str,
 
     theirs = copy.deepcopy(net)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-3, fused=fused)
+    make = PEERS[peer]()
 
     def plain() -> None:
         for _ in range(STEPS):
             x1 = data[torch.randint(len(data), (BATCH,))]
-            x0, t = torch.randn_like(x1), torch.rand(BATCH)
-            x = (1 - t[:, None]) * x0 + t[:, None] * x1
-            loss = (theirs(x, t) - (x1 - x0)).square().mean()
+            t, x, target = make(torch.randn_like(x1), x1)
+            loss = (theirs(x, t) - target).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
-    mine, peer, ratio = interleaved(ours, plain, 31)
-    return (name, f"{mine / STEPS * 1e3:.3f} ms", f"{peer / STEPS * 1e3:.3f} ms", f"{ratio:.3f}x", "at most 1.05")
+    mine, other, ratio = interleaved(ours, plain, 31)
+    return (f"{name}, against {peer}", f"{mine / STEPS * 1e3:.3f} ms", f"{other / STEPS * 1e3:.3f} ms", f"{ratio:.3f}x", target)
 
 
 if __name__ == "__main__":
     with Draws(0).scope(0):
         small, residual = Plain(), ResidualMLP((2,), width=128, depth=3)
-    table("flow-matching step, batch 256, 2-D data, against plain PyTorch", [
-        compare("MLP 3 x 128", small, False), compare("MLP 3 x 128, fused Adam", small, True), compare("residual MLP 3 x 128, fused Adam", residual, True)])
+    table("flow-matching step, batch 256, 2-D data", [
+        compare("MLP 3 x 128", small, False), compare("MLP 3 x 128, fused Adam", small, True), compare("residual MLP 3 x 128, fused Adam", residual, True),
+        *(compare("MLP 3 x 128", small, False, peer, "at most 1") for peer in ("torchcfm", "flow_matching"))])

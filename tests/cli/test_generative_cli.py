@@ -24,7 +24,7 @@ from rheos.data import Dataset, load
 from rheos.metrics import digit_features, frechet, nearest, sliced_w2
 from rheos.models import Standardise
 from rheos.paths import RHO
-from rheos.samplers import DDIM, DEIS, DPMSolverPP, Euler, RungeKutta
+from rheos.samplers import DDIM, DDPM, DEIS, PLMS, AdaptiveRungeKutta, DPMSolverPP, Euler, RungeKutta, UniPC
 
 SMALL = ("--steps", "6", "--width", "16", "--depth", "1", "--dropout", "0.2", "--every", "2", "--device", "cpu")
 
@@ -183,7 +183,8 @@ def test_a_model_folder_is_as_good_as_a_run_folder(cli, finished, tmp_path):
 
 
 def test_rules_by_name():
-    expected = (None, Euler(), DDIM(), DPMSolverPP(2), DPMSolverPP(3), DEIS(), DEIS(3, clock=RHO), RungeKutta(2))
+    expected = (None, Euler(), DDIM(), DDPM(), DPMSolverPP(2), DPMSolverPP(3), DPMSolverPP(2, tau=1.0), UniPC(2), UniPC(3), DEIS(), DEIS(3, clock=RHO), PLMS(),
+                RungeKutta(2), RungeKutta(4), AdaptiveRungeKutta())
     assert tuple(map(rule_named, RULE_NAMES)) == expected
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,23 +14,31 @@ from rheos.couplings import Pair
 from rheos.nets import keep_condition
 from rheos.objectives.gaps import L2, Metric
 from rheos.objectives.when import TimeLaw, Uniform
-from rheos.paths import KINDS, Path
+from rheos.paths import KINDS, Path, PathPoint
 
 __all__ = ["Loss", "Matching", "Objective"]
 
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """value () to be minimised; its terms by name, detached, if there are several. errors (batch, *event): what the value is the mean of."""
+    """value () to be minimised; its terms by name, detached, if there are several. errors (batch, *event): what the value is the mean of.
+
+    told: the errors, or a function that makes them when they are asked for.
+    """
 
     value: Tensor
-    errors: Tensor
+    told: Tensor | Callable[[], Tensor]
     terms: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> Tensor:
+        return self.told if isinstance(self.told, Tensor) else self.told()
 
     @property
     def per_sample(self) -> Tensor:
         """(batch,): the loss of each sample."""
-        return self.errors.flatten(1).mean(1) if self.errors.ndim > 1 else self.errors
+        errors = self.errors
+        return errors.flatten(1).mean(1) if errors.ndim > 1 else errors
 
 
 @runtime_checkable
@@ -132,30 +141,44 @@ class Matching(_Adding):
         z = checks.shape_of("x0", pair.x0, x1.shape) if coupled else self.path.noise.draw(x1.shape, seed=draws, step=step, like=x1, ahead=True)
         if self.drop_condition and cond is not None:
             cond = keep_condition(cond, draws.uniform("kept condition", step, (n,), device=x1.device, ahead=True) >= self.drop_condition)
-        errors, terms = self._at(net, pair, t, z, cond)
+        point, answers = self._asked(net, pair, t, z, cond)
+        if self._plain and not point.x.is_complex():
+            answer, target = answers[0], point.target(self.predicts[0])
+            return Loss(torch.nn.functional.mse_loss(answer, target), lambda: (answer - target).square())
+        errors, terms = self._measured(point, answers)
         if self.antithetic:
-            mirrored, mirrored_terms = self._at(net, pair, t, -z, cond)
+            mirrored, mirrored_terms = self._measured(*self._asked(net, pair, t, -z, cond))
             errors = 0.5 * (errors + mirrored)
             terms = {kind: 0.5 * (value + mirrored_terms[kind]) for kind, value in terms.items()}
         return Loss(errors.mean(), errors, terms)
 
-    def _at(self, net: Callable, pair: Pair, t: Tensor, z: Tensor, cond: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The metric's errors, weighted and summed over the kinds, and each kind's mean."""
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether this is the mean square of one gap and no more, which torch takes in one operation."""
+        return type(self.metric) is L2 and len(self.predicts) == 1 and not self.antithetic and not callable(self.weight) and self.weight == 1.0
+
+    def _asked(self, net: Callable, pair: Pair, t: Tensor, z: Tensor, cond: Any) -> tuple[PathPoint, tuple[Tensor, ...]]:
+        """The point on the path, and what the network says there."""
         at = self.path.schedule.coefficients(t)
         point = self.path.sample(pair.x1, t, x0=pair.x0 if self.path.two_sided else None, z=z, at=at)
         answer = net(self.path.unit(point.x, at) if self.unit_input else point.x, t.to(point.x.dtype), cond)
         answers = (answer,) if isinstance(answer, Tensor) else tuple(answer)
         if len(answers) != len(self.predicts):
             raise ValueError(f"net must return {len(self.predicts)} tensors for predicts = {self.predicts}, got {len(answers)}")
-        weight = self.weight(t).to(point.x.dtype) if callable(self.weight) else self.weight
+        for value in answers:
+            if value.shape != point.x.shape:
+                raise ValueError(f"net must return the shape of x, {tuple(point.x.shape)}, got {tuple(value.shape)}")
+        return point, answers
+
+    def _measured(self, point: PathPoint, answers: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The metric's errors, weighted and summed over the kinds, and each kind's mean."""
+        weight = self.weight(point.t).to(point.x.real.dtype) if callable(self.weight) else self.weight
         if isinstance(weight, Tensor) and weight.device.type == "cpu" and not bool(torch.isfinite(weight).all()):
             worst = int((~torch.isfinite(weight)).nonzero()[0])
-            raise ValueError(f"weight must be finite, got {float(weight[worst])} at t = {float(t[worst]):g}")
+            raise ValueError(f"weight must be finite, got {float(weight[worst])} at t = {float(point.t[worst]):g}")
         total: Any = None
         terms = {}
         for kind, value in zip(self.predicts, answers, strict=True):
-            if value.shape != point.x.shape:
-                raise ValueError(f"net must return the shape of x, {tuple(point.x.shape)}, got {tuple(value.shape)}")
             error = self.metric(value, point.target(kind))
             if len(answers) > 1:
                 terms[kind] = error.detach().mean()

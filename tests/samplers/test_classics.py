@@ -20,6 +20,7 @@ from rheos.samplers import (
     DPMSolverPP,
     Exponential,
     Multistep,
+    RungeKutta,
     Singlestep,
     UniPC,
     dynamic_threshold,
@@ -213,6 +214,13 @@ def test_an_edit_of_the_data_acts_on_every_kind_of_table():
     runs = [sample(field, start=START, rule=rule, times=times, edit=edit) for rule in (DDIM(), DDIM(kind="noise"))]
     torch.testing.assert_close(*runs, rtol=1e-9, atol=1e-9)
     assert float(runs[0].abs().max()) < 0.6 < float(sample(field, start=START, rule=DDIM(), times=times).abs().max())
+
+
+@pytest.mark.parametrize("rule", [AdaptiveRungeKutta(1e-4, 1e-4), RungeKutta(2), None], ids=str)
+def test_edited_data_are_not_asked_for_where_x_is_the_data(rule):
+    """A rule that asks at t = 1 of the linear path stops a little before: there the velocity cannot be read off edited data."""
+    x = sample(ExactField(Path.linear(), skewed()), start=START, rule=rule, steps=8, edit=dynamic_threshold(-0.8, 0.8, 0.9))
+    assert float(x.abs().max()) < 0.85
 
 
 # -- times and mends -------------------------------------------------------------------------------------------------------------

@@ -95,9 +95,10 @@ class AdaptiveRungeKutta:
     """The settings of an integration to a tolerance.
 
     rtol, atol: the error that one step may make, relative and absolute, root mean square over the numbers of a sample (defaults: Song et al.,
-        2021). The error at the end is a few times as large, or smaller where the flow contracts. pair: the rules; Bogacki and Shampine's is
-        for tolerances above about 1e-3. largest_calls: field calls after which a sample is given up. first_step: length of the first step
-        tried, in units of t; None finds one with one call more.
+        2021). Steps stay well below it, so that the error at the end is below it too for most samples; not for those that begin where the
+        flow parts.
+    pair: the rules; Bogacki and Shampine's is for tolerances above about 1e-3. largest_calls: field calls after which a sample is given up.
+    first_step: length of the first step tried, in units of t; None finds one with one call more.
 
     Field calls a sample: 2 + 6 for each step tried (2 + 3 with Bogacki and Shampine's pair). A path whose velocity is singular at an end must be
     left there a little inside: the field is asked at both ends, and never outside them.

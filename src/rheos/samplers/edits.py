@@ -33,7 +33,7 @@ class DynamicThreshold:
             raise ValueError(f"high must be above low = {self.low}, got {self.high}")
         checks.between("quantile", self.quantile, 0.0, 1.0, low_open=True)
 
-    def __call__(self, data: Float[Tensor, "batch *event"], x: Tensor, t: float) -> Float[Tensor, "batch *event"]:
+    def __call__(self, data: Float[Tensor, "batch *event"], x: Tensor, t: float | Tensor) -> Float[Tensor, "batch *event"]:
         middle, half = 0.5 * (self.low + self.high), 0.5 * (self.high - self.low)
         gap = data - middle
         far = torch.quantile(gap.abs().flatten(1), self.quantile, dim=1).clamp_min(half).reshape(-1, *(1,) * (data.ndim - 1))

@@ -16,7 +16,7 @@ from rheos.samplers.tables import Row, Table, planned
 
 __all__ = ["Multistep", "MultistepState"]
 
-Edit = Callable[[Tensor, Tensor, float], Tensor]
+Edit = Callable[[Tensor, Tensor, Any], Tensor]      # (prediction, x, t): t is a number, or (rows,) where every sample has a time of its own
 
 
 @dataclass
@@ -50,7 +50,8 @@ class Multistep:
     def __post_init__(self):
         if self.finite_every is not None:
             checks.integer("finite_every", self.finite_every, least=1)
-        object.__setattr__(self, "_draws", Draws.of(self.seed))
+        # Draws of its own: what is drawn ahead is let go with the run, however many batches there are.
+        object.__setattr__(self, "_draws", Draws(Draws.of(self.seed).seed))
         object.__setattr__(self, "_mends", self.table.mends)
 
     def init(self, x: Inexact[Tensor, "batch *event"]) -> MultistepState:
@@ -75,7 +76,7 @@ class Multistep:
         predictions = [asked, *predictions[: deep_predictions - 1]]
         x = _combine(row, points, predictions)
         if row.s:
-            noise = self._draws.rows("sampling noise", i, x.shape, first=self.first, device=x.device, dtype=x.dtype)
+            noise = self._draws.rows("sampling noise", i, x.shape, first=self.first, device=x.device, dtype=x.dtype, ahead=True)
             x = x.add_(noise, alpha=row.s)
         last = i + 1 == table.nfe
         if last or (self.finite_every is not None and (i + 1) % self.finite_every == 0):

@@ -47,7 +47,7 @@ def sample(
     cond: a tensor or a dict of tensors, batch first, or one number for all; guidance: classifier-free guidance scale (1 is none, above 1
         is stronger).
     seed: of the start and of stochastic rules' noise; the same samples however `batch` splits them. batch: at most so many at once.
-    edit: (prediction, x, t) -> prediction, applied to every prediction. watch: watchers of each batch's run.
+    edit: (prediction, x, t) -> prediction, applied to every prediction, t a number or (rows,) where samples have times of their own. watch: watchers of each batch's run.
 
     The network is in evaluation mode for the time of the call. Gradients are recorded only if `start` requires them.
     ValueError for arguments that do not fit; NonFinite if a sample leaves the finite numbers.
@@ -62,7 +62,7 @@ def sample(
     if not isinstance(field, Field):
         raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
     path, draws = field.path, Draws.of(seed)
-    plan = _planned(field, rule, steps, times)
+    plan = _planned(field, rule, steps, times, edit)
     if start is None:
         n = checks.integer("n", n, least=1) if n is not None else _missing("n or start", "how many samples, or where they begin")
         event = tuple(shape) if shape is not None else field.event
@@ -114,7 +114,8 @@ def _run(plan: Table | Span, field: Field, x: Tensor, cond: Any, edit: Edit | No
     return end.x
 
 
-def _planned(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, steps: int, times: Times | None) -> Table | Span:
+def _planned(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, steps: int, times: Times | None,
+             edit: Edit | None = None) -> Table | Span:
     checks.integer("steps", steps, least=1)
     if isinstance(rule, Table):
         if rule.times.path != field.path:
@@ -126,12 +127,12 @@ def _planned(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, steps
         raise TypeError(f"rule must be an instance such as {rule.__name__}(), got the class {rule.__name__}")
     rule = default_rule(field) if rule is None else rule
     if isinstance(rule, AdaptiveRungeKutta):
-        begin, end = _askable_span(field, rule) if times is None else _checked(times, field).t[[0, -1]].tolist()
+        begin, end = _askable_span(field, rule, edit) if times is None else _checked(times, field).t[[0, -1]].tolist()
         return rule, begin, end
     if not callable(getattr(rule, "plan", None)):
         raise TypeError(f"rule must be a rule such as DPMSolverPP(order=3), or a Table, got {rule!r}")
     if times is None:
-        return planned(rule, _askable(field, rule, rule.times(field.path, steps)))
+        return planned(rule, _askable(field, rule, rule.times(field.path, steps), edit))
     return planned(rule, _checked(times, field))
 
 
@@ -143,20 +144,20 @@ def _checked(times: Times, field: Field) -> Times:
     return times
 
 
-def _askable_span(field: Field, rule: AdaptiveRungeKutta) -> tuple[float, float]:
+def _askable_span(field: Field, rule: AdaptiveRungeKutta, edit: Edit | None) -> tuple[float, float]:
     """The rule's own start and end, moved inside where the network could not answer."""
-    return tuple(_askable(field, rule, Times(field.path, rule.span(field.path))).t.tolist())
+    return tuple(_askable(field, rule, Times(field.path, rule.span(field.path)), edit).t.tolist())
 
 
-def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times) -> Times:
+def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times, edit: Edit | None = None) -> Times:
     """`times`, moved a little inside the path where the network could not answer: a network that tells only noise at alpha = 0, where x is
-    all noise, and one that tells only data at sigma = 0, where x is the data, if the rule asks there."""
+    all noise, and one that tells only data (or has its data edited) at sigma = 0, where x is the data, if the rule asks there."""
     if field.path.two_sided or getattr(field.path.schedule, "spectral", False):
         return times
     t, kinds = times.t.tolist(), set(field.predicts)
     if not {"velocity", "data"} & kinds and float(times.alpha[0]) == 0:
         t[0] = min(INSIDE, 0.5 * t[1])
-    if kinds == {"data"} and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
+    if (kinds == {"data"} or getattr(edit, "kind", None) == "data") and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
         t[-1] = max(1 - INSIDE, 0.5 * (t[-2] + 1))
     return Times(field.path, t)
 

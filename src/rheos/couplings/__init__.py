@@ -1,4 +1,9 @@
 """Couplings: which source goes with which target."""
-from rheos.couplings.independent import Coupling, Independent, Pair
+from rheos.couplings.independent import Independent
+from rheos.couplings.minibatch import MinibatchOT
+from rheos.couplings.paired import Paired
+from rheos.couplings.pairs import Coupling, Pair
+from rheos.couplings.plans import Entropic, assignment, entropic
+from rheos.couplings.reflow import Reflow
 
-__all__ = ["Coupling", "Independent", "Pair"]
+__all__ = ["Coupling", "Entropic", "Independent", "MinibatchOT", "Pair", "Paired", "Reflow", "assignment", "entropic"]

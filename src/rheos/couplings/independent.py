@@ -1,35 +1,15 @@
 """Pairs of source and target, drawn independently; the plain coupling of flow matching and diffusion."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rheos.core import Draws, checks
+from rheos.couplings.pairs import Pair, checked_law, checked_rows, mean_cost, rows_of
 
-__all__ = ["Coupling", "Independent", "Pair"]
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A minibatch: x1 (batch, *event) data, x0 its partner (None where the base is a path's own noise), cond with batch first."""
-
-    x1: Tensor
-    x0: Tensor | None = None
-    cond: Any = None
-
-    def to(self, device: torch.device | str) -> Pair:
-        move = lambda v: v if v is None else {k: move(w) for k, w in v.items()} if isinstance(v, dict) else v.to(device)
-        return Pair(move(self.x1), move(self.x0), move(self.cond))
-
-
-@runtime_checkable
-class Coupling(Protocol):
-    """`sample(n, seed, step)` is minibatch `step`: a function of its arguments, so that a resumed run sees what the first would have."""
-
-    def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0) -> Pair: ...
+__all__ = ["Independent"]
 
 
 class Independent:
@@ -41,32 +21,15 @@ class Independent:
     """
 
     def __init__(self, target: Any, source: Any = None, *, cond: Any = None):
-        self.target, self.source, self.cond = self._checked("target", target), self._checked("source", source), cond
-        for name, value in (cond.items() if isinstance(cond, dict) else [("cond", cond)] if cond is not None else []):
-            if not isinstance(target, Tensor):
-                raise ValueError(f"{name} was given, but a target that is not a tensor has no rows it could belong to")
-            if len(checks.tensor(name, value)) != len(target):
-                raise ValueError(f"{name} must have {len(target)} rows, one a row of target, got {len(value)}")
-
-    @staticmethod
-    def _checked(name: str, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if not len(value):
-                raise ValueError(f"{name} must hold at least one row, got shape {tuple(value.shape)}")
-            return checks.finite(name, value)
-        if value is not None and not callable(getattr(value, "sample", None)):
-            raise TypeError(f"{name} must be a tensor or have a method sample(n, seed=...), got {type(value).__name__}")
-        return value
+        self.target, self.source = checked_law("target", target), None if source is None else checked_law("source", source)
+        self.cond = checked_rows(cond, "target", len(target) if isinstance(target, Tensor) else None)
 
     def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0) -> Pair:
         """Minibatch `step` of `n` pairs."""
         draws = Draws.of(seed)
         x1, rows = self._take("target", self.target, n, draws, step)
         x0 = None if self.source is None else self._take("source", self.source, n, draws, step)[0]
-        if self.cond is None or rows is None:
-            return Pair(x1, x0)
-        cond = {k: v[rows] for k, v in self.cond.items()} if isinstance(self.cond, dict) else self.cond[rows]
-        return Pair(x1, x0, cond)
+        return Pair(x1, x0, None if rows is None else rows_of(self.cond, rows))
 
     @staticmethod
     def _take(name: str, value: Any, n: int, draws: Draws, step: int) -> tuple[Tensor, Tensor | None]:
@@ -79,5 +42,15 @@ class Independent:
         """E |x1 - x0|^p, by `n` pairs. ValueError without a source."""
         if self.source is None:
             raise ValueError("cost needs a source: without one the base is a path's noise")
-        pair = self.sample(n, seed=seed)
-        return float((pair.x1 - pair.x0).flatten(1).norm(dim=1).pow(p).mean())
+        pair = self.sample(checks.integer("n", n, least=1), seed=seed)
+        return mean_cost(pair.x0, pair.x1, p)
+
+    @classmethod
+    def examples(cls) -> list[Independent]:
+        """Rows with conditions of two kinds; laws instead of rows; and data whose base is a path's own noise."""
+        from rheos.data import skewed, two_moons
+
+        points = skewed().sample(60, seed=3)
+        return [cls(points, 1.5 * two_moons().sample(84, seed=4) - 2, cond={"row": torch.arange(60), "place": points[:, :1]}),
+                cls(skewed().to(torch.float32), two_moons().to(torch.float32)),
+                cls(points.float(), cond=torch.arange(60))]

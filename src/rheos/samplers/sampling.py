@@ -47,7 +47,8 @@ def sample(
     cond: a tensor or a dict of tensors, batch first, or one number for all; guidance: classifier-free guidance scale (1 is none, above 1
         is stronger).
     seed: of the start and of stochastic rules' noise; the same samples however `batch` splits them. batch: at most so many at once.
-    edit: (prediction, x, t) -> prediction, applied to every prediction, t a number or (rows,) where samples have times of their own. watch: watchers of each batch's run.
+    edit: (prediction, x, t) -> prediction, applied to every prediction, t a number or (rows,) where samples have times of their own.
+    watch: watchers of each batch's run.
 
     The network is in evaluation mode for the time of the call. Gradients are recorded only if `start` requires them.
     ValueError for arguments that do not fit; NonFinite if a sample leaves the finite numbers.

@@ -233,6 +233,14 @@ def test_spacing_sets_the_default_times():
     assert begun.t[0] == 1e-3 and begun.t[-1] == 1 - 1e-3
 
 
+def test_times_from_lam():
+    times = Times.from_lam(Path.vp(), [-3.0, -1.0, 0.5, 2.0])
+    torch.testing.assert_close(times.lam, torch.tensor([-3.0, -1.0, 0.5, 2.0], dtype=F64), rtol=1e-9, atol=1e-9)
+    assert Times.from_lam(Path.ve(), Path.ve().lam(torch.tensor([0.0, 1.0], dtype=F64))).t.tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match=r"lam must lie in \[-3.912.*, 4.605.*\] on this path, got 6"):
+        Times.from_lam(Path.ve(), [0.0, 6.0])
+
+
 @pytest.mark.parametrize("rule", [UniPC(2), UniPC(3), Exponential(3, "noise", LAM, 2)], ids=str)
 def test_mending_by_what_changes_equals_mending_anew(rule):
     table = rule.plan(Times.uniform(PATH, 9, LAM))

@@ -30,8 +30,9 @@ _CLOCKS: dict[str, tuple[Callable[[Path, Tensor], Tensor], Callable[[Path, Tenso
 class Clock:
     """A monotone measure of time along a path: for spacing `Times`, and for the polynomials of multistep rules.
 
-    name: "t"; "lam" = log(alpha / sigma); "rho" = sigma / alpha; "u" = rho / (1 + rho), the linear flow's own 1 - t; "sqrt_u" its
-    root; "quadratic" = sqrt(1 - t), dense near the data; "rho7" = rho^(1/7), the spacing of Karras et al. (2022, arXiv:2206.00364).
+    name: "t", which on `Path.from_betas` is the model's own step; "lam" = log(alpha / sigma); "rho" = sigma / alpha; "u" = rho / (1 + rho), the
+    linear flow's own 1 - t; "sqrt_u" its root; "quadratic" = sqrt(1 - t), dense near the data; "rho7" = rho^(1/7), the spacing of Karras
+    et al. (2022, arXiv:2206.00364).
     """
 
     name: str
@@ -88,6 +89,16 @@ class Times:
         t = clock.time(path, torch.linspace(first, last, steps + 1, dtype=torch.float64))
         t[0], t[-1] = start, end          # exactly, whatever the clock's inverse rounds to
         return cls(path, t)
+
+    @classmethod
+    def from_lam(cls, path: Path, lam: Tensor | Sequence[float]) -> Times:
+        """The times at which `path` has these values of log(alpha / sigma), strictly monotone. ValueError for values beyond the path's ends."""
+        lam = torch.as_tensor(lam, dtype=torch.float64)
+        ends = path.lam(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        beyond = (lam < ends[0] - 1e-9) | (lam > ends[1] + 1e-9)
+        if bool(beyond.any()):
+            raise ValueError(f"lam must lie in [{ends[0]:g}, {ends[1]:g}] on this path, got {float(lam[beyond][0]):g}")
+        return cls(path, path.time_at(lam).clamp(0.0, 1.0))
 
     def __len__(self) -> int:
         return len(self.t)

@@ -113,6 +113,8 @@ class Matching(_Adding):
         object.__setattr__(self, "predicts", (self.predicts,) if isinstance(self.predicts, str) else tuple(self.predicts))
         for kind in self.predicts or ("nothing",):
             checks.one_of("predicts", kind, KINDS)
+            if kind == "v" and self.path.two_sided:
+                raise ValueError("predicts = v needs a one-sided path, got a two-sided one")
             if kind == "score" and not self.path.noise.gaussian:
                 raise ValueError(f"predicts = score needs a path with Gaussian noise, this one has {self.path.noise}")
         checks.between("drop_condition", self.drop_condition, 0.0, 1.0)
@@ -172,7 +174,13 @@ class Matching(_Adding):
 
     def _measured(self, point: PathPoint, answers: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """The metric's errors, weighted and summed over the kinds, and each kind's mean."""
-        weight = self.weight(point.t).to(point.x.real.dtype) if callable(self.weight) else self.weight
+        weight = self.weight
+        if callable(weight):
+            weight = weight(point.t)
+            if not isinstance(weight, Tensor) or weight.shape != point.t.shape:
+                got = tuple(weight.shape) if isinstance(weight, Tensor) else weight
+                raise ValueError(f"weight must give one number a row, a tensor of shape ({len(point.t)},), got {got}")
+            weight = weight.to(point.x.real.dtype if point.x.is_complex() else point.x.dtype)
         if isinstance(weight, Tensor) and weight.device.type == "cpu" and not bool(torch.isfinite(weight).all()):
             worst = int((~torch.isfinite(weight)).nonzero()[0])
             raise ValueError(f"weight must be finite, got {float(weight[worst])} at t = {float(point.t[worst]):g}")

@@ -51,6 +51,9 @@ class Stratified:
         return ((cells + u) / n).to(dtype).clamp_(max=1 - torch.finfo(dtype).eps / 2)
 
 
+LARGEST_A = 700.0       # e^700 is about the largest number in float64
+
+
 @dataclass(frozen=True)
 class UShaped:
     """Density proportional to e^{a t} + e^{-a t} around t = 1/2, most times near both ends (Lee et al., 2024, arXiv:2405.20320).
@@ -61,7 +64,7 @@ class UShaped:
     a: float = 4.0
 
     def __post_init__(self):
-        checks.positive("a", self.a, zero=True)
+        checks.between("a", self.a, 0.0, LARGEST_A)
 
     def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
                dtype: torch.dtype = torch.float64) -> Float[Tensor, " n"]:
@@ -83,13 +86,26 @@ class Ordered:
 
     def __post_init__(self):
         checks.integer("k", self.k, least=1)
+        if not callable(getattr(self.law, "sample", None)):
+            raise TypeError(f"law must be a law of times such as Uniform(), got {self.law!r}")
 
     def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
                dtype: torch.dtype = torch.float64) -> Float[Tensor, " n"]:
-        """(n,) numbers in (0, 1)."""
+        """(n,) numbers of `law`, in (0, 1) unless it places them itself."""
         if n % self.k:
             raise ValueError(f"the batch must be a multiple of k = {self.k}, got {n} rows")
-        return self.law.sample(n, seed=seed, step=step, device=device, dtype=dtype).reshape(-1, self.k).sort(1).values.reshape(n)
+        drawn = self.law.sample(n, seed=seed, step=step, device=device, dtype=dtype)
+        return drawn if hasattr(self.law, "place") else self._sorted(drawn)
+
+    def place(self, path: Path, numbers: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The times, rising within each group."""
+        if hasattr(self.law, "place"):
+            return self._sorted(self.law.place(path, numbers))
+        low, high = path.interval
+        return low + (high - low) * numbers
+
+    def _sorted(self, numbers: Tensor) -> Tensor:
+        return numbers.reshape(-1, self.k).sort(1).values.reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -100,13 +116,15 @@ class LogitNormal:
     std: float = 1.0
 
     def __post_init__(self):
+        checks.between("mean", self.mean, -math.inf, math.inf, low_open=True, high_open=True)
         checks.positive("std", self.std)
 
     def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
                dtype: torch.dtype = torch.float64) -> Float[Tensor, " n"]:
         """(n,) numbers in (0, 1)."""
         normal = Draws.of(seed).rows("time", step, (n,), device=device, dtype=dtype, ahead=True)
-        return torch.sigmoid(normal * self.std + self.mean)
+        # Far in the tails float32 rounds to an end, where a path may be singular.
+        return torch.sigmoid(normal * self.std + self.mean).clamp(torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2)
 
 
 @dataclass(frozen=True)

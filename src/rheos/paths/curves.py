@@ -10,7 +10,7 @@ __all__ = ["MonotoneCubic"]
 class MonotoneCubic:
     """A rising, once differentiable curve through (x, y): cubic Hermite pieces with the slopes of Fritsch and Carlson (1980).
 
-    x: (knots,) strictly rising. y: (knots,) rising; where it stands still the curve does too and its inverse takes the middle.
+    x: (knots,) strictly rising. y: (knots,) rising; where it stands still the curve does too and its inverse takes the later end.
     All float64. Outside the knots it goes on with the slope of the end.
     """
 

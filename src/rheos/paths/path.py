@@ -23,7 +23,7 @@ __all__ = ["Path", "PathPoint"]
 
 
 class PathPoint(NamedTuple):
-    """Points on a path with what made them. Tensors (batch, *event), t (batch,); x0 is None for one-sided paths, z where c = 0 throughout."""
+    """Points on `path` with what made them. Tensors (batch, *event), t (batch,); x0 is None for one-sided paths, z where c = 0 throughout."""
 
     x: Tensor
     t: Tensor
@@ -32,21 +32,19 @@ class PathPoint(NamedTuple):
     z: Tensor | None
     velocity: Tensor
     at: Coefficients
+    path: Path
 
     def target(self, kind: str) -> Tensor:
-        """What a network that predicts `kind` is regressed on. ValueError for the noise or score of a path without noise."""
+        """What a network that predicts `kind` is regressed on. ValueError for what this path cannot give: noise where it has none, the score
+        of noise that is not Gaussian, or at a time without noise."""
         if kind == "velocity":
             return self.velocity
         if kind == "data":
             return self.x1
+        checks.one_of("kind", kind, KINDS)
         if self.z is None:
             raise ValueError(f"this path has no noise, so it has no {kind} to predict")
-        if kind == "noise":
-            return self.z
-        if kind == "v":
-            b, c = _shaped(self.at.b, self.x), _shaped(self.at.c, self.x)
-            return (b * self.z - c * self.x1) / (b * b + c * c) ** 0.5
-        return -self.z / _shaped(self.at.c, self.x)
+        return self.z if kind == "noise" else self.path.prediction({"data": self.x1, "noise": self.z}, self.x, self.at).of(kind)
 
 
 def _shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
@@ -197,7 +195,7 @@ class Path:
             # The basis is linear and does not depend on t, so it carries velocities too.
             turn = lambda v: None if v is None else self.basis.forward(v)
             x, velocity = (self.basis.inverse(v) for v in _joined(turn(x1), turn(x0), turn(z), at))
-        return PathPoint(x, t, x1, x0, z, velocity, at)
+        return PathPoint(x, t, x1, x0, z, velocity, at, self)
 
     def prior(self, shape: Sequence[int], *, seed: int | Draws = 0, first: int = 0, start: float | None = None,
               **kinds: Any) -> Inexact[Tensor, "rows *event"]:
@@ -215,11 +213,13 @@ class Path:
         arXiv:2010.02502). The standard deviation is eta sigma_s sqrt(1 - exp(-2 h)), h = lam_s - lam_t, and broadcasts to x.
         ValueError for two-sided paths and noise that is not Gaussian, for s before t, and for a t without noise.
         """
-        now, then = self._two_times("posterior", t, s, s_later=True)
+        now, then = self._two_times("posterior", x, t, s, s_later=True)
         eta = checks.between("eta", eta, 0.0, 1.0)
         if bool((now.c == 0).any()):
             raise ValueError("t must leave some noise in x, got a time with sigma = 0")
-        spread = eta * then.c * (1 - (now.b * then.c / (then.b * now.c)) ** 2).clamp_min(0).sqrt()
+        # Where no data is left at s there is none at t, so that they are one time and nothing decays.
+        decay = torch.where(then.b == 0, 1.0, now.b * then.c / (then.b * now.c))
+        spread = eta * then.c * (1 - decay**2).clamp_min(0).sqrt()
         kept = (then.c**2 - spread**2).clamp_min(0).sqrt()
         b, c, b_s, kept, spread = (_shaped(v, x) for v in (now.b, now.c, then.b, kept, spread))
         return b_s * x1 + kept * (x - b * x1) / c, spread
@@ -229,19 +229,22 @@ class Path:
 
         ValueError for two-sided paths and noise that is not Gaussian, for s after t, and for a t without data.
         """
-        now, then = self._two_times("transition", t, s, s_later=False)
+        now, then = self._two_times("transition", x, t, s, s_later=False)
         if bool((now.b == 0).any()):
             raise ValueError("t must leave some data in x, got a time with alpha = 0")
         ratio = then.b / now.b
         spread = (then.c**2 - (ratio * now.c) ** 2).clamp_min(0).sqrt()
         return _shaped(ratio, x) * x, _shaped(spread, x)
 
-    def _two_times(self, what: str, t: Tensor | float, s: Tensor | float, *, s_later: bool) -> tuple[Coefficients, Coefficients]:
+    def _two_times(self, what: str, x: Tensor, t: Tensor | float, s: Tensor | float, *, s_later: bool) -> tuple[Coefficients, Coefficients]:
         self._one_sided(what)
         self._scalar(what)
         if not self.noise.gaussian:
             raise ValueError(f"{what} needs Gaussian noise, this path has {self.noise}")
-        first, second = (torch.as_tensor(v, dtype=torch.float64) for v in (t, s))
+        first, second = (torch.as_tensor(v, dtype=torch.float64, device=x.device) for v in (t, s))
+        for name, time in (("t", first), ("s", second)):
+            if time.shape not in ((), x.shape[:1]):
+                raise ValueError(f"{name} must be one number or have shape ({len(x)},), one time a row of x, got shape {tuple(time.shape)}")
         if bool((second < first).any() if s_later else (second > first).any()):
             raise ValueError(f"s must not lie {'before' if s_later else 'after'} t, got t = {t} and s = {s}")
         return self.coefficients(first), self.coefficients(second)
@@ -252,6 +255,7 @@ class Path:
         1 for a velocity on the linear path, 150 for noise on the variance-preserving one, infinite for noise where alpha is 0.
         """
         self._one_sided("amplification")
+        self._scalar("amplification")
         checks.one_of("kind", kind, KINDS)
         at = self.coefficients(self.interval[0])
         b, c, db, cdc = (float(v) for v in (at.b, at.c, at.db, at.cdc))
@@ -272,13 +276,15 @@ class Path:
     def convert(self, value: Inexact[Tensor, "batch *event"], x: Inexact[Tensor, "batch *event"], t: Tensor | float, *, of: str, to: str,
                 given: dict[str, Tensor] | None = None) -> Inexact[Tensor, "batch *event"]:
         """Read a prediction `value` of kind `of` at (x, t) as kind `to`. Two-sided paths need a second prediction in `given`."""
+        for kind in (of, *(given or {})):
+            checks.one_of("of", kind, (*KINDS, "source"))
         known = {of: value, **(given or {})}
         return self.prediction(known, x, self.coefficients(t)).of(to)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able description. TypeError if a part of the path is the user's own code, which no file can hold."""
         content = _part_to_json("schedule", self.schedule)
-        if self.noise != GAUSSIAN:
+        if not self.noise.gaussian:
             content["noise"] = _part_to_json("noise", self.noise)
         return content if self.basis is None else {**content, "basis": _part_to_json("basis", self.basis)}
 

@@ -126,8 +126,9 @@ class Prediction:
 
     def _data_from_velocity(self) -> Tensor:
         at, x, silent = self.at, self.x, self._at.c == 0
-        if _vanishes(self._at.db) and _vanishes(self._at.b):
-            raise ValueError("data cannot be read off a velocity at t = 0 of this path, where data comes in at rate 0; start the times a little inside")
+        still = self._at.b * self._at.cdc - self._at.c * self._at.c * self._at.db == 0
+        if bool((still & ~torch.as_tensor(silent, device=still.device)).any()) if isinstance(still, Tensor) else still and not silent:
+            raise ValueError("data cannot be read off a velocity where the path's signal-to-noise ratio stands still; start the times a little inside")
         top, bottom = at.cdc * x - at.c * at.c * self._known["velocity"], at.b * at.cdc - at.c * at.c * at.db
         if not _vanishes(self._at.c):
             return top / bottom

@@ -90,6 +90,14 @@ def test_few_degrees_of_freedom_stay_finite(dof, dtype):
     assert bool(torch.isfinite(z).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_short_dtypes_hold_the_same_law(dtype):
+    """The numbers are those of float32, rounded: what keeps rare rows finite must not touch the others."""
+    single, short = (Student(3.0).draw((2000, 2), seed=1, like=torch.empty(0, dtype=d)) for d in (torch.float32, dtype))
+    assert short.dtype == dtype and float(single.abs().max()) > 10
+    torch.testing.assert_close(short.float(), single, rtol=2.0**-6, atol=1e-3)
+
+
 def points(count=5, dim=3):
     return GaussianMixture.points(normals("y", count, dim) + 0.4, torch.tensor([2, 7, 2, 7, 7])[:count])
 
@@ -471,6 +479,16 @@ def test_noise_of_ones_own_is_taken_and_not_saved():
     torch.testing.assert_close(point.x, 0.25 * x1 + 0.75 * point.z)
     with pytest.raises(TypeError, match="a path with a noise of your own, Uneven, cannot be saved"):
         path.to_json()
+
+
+def test_normal_noise_of_ones_own_is_not_saved_as_ours():
+    """A law that says it is standard normal may draw its numbers in a way of its own: a file cannot hold it, and must not drop it."""
+    @dataclass(frozen=True)
+    class Paired(Uneven):
+        gaussian: ClassVar[bool] = True
+
+    with pytest.raises(TypeError, match="a path with a noise of your own, .*Paired, cannot be saved"):
+        Path(Linear(), Paired()).to_json()
 
 
 @pytest.mark.parametrize("call", [lambda: Student("3"), lambda: Student(True), lambda: Fourier2d().forward(torch.ones(2, 3, 4, dtype=torch.complex64))],

@@ -273,6 +273,8 @@ class Fading:
     (lambda: Path.from_betas([-0.1, 0.2]), r"betas must lie in \(0, 1\), got -0.1 at step 0"),
     (lambda: Betas((0.1, math.nan)), r"betas must lie in \(0, 1\), got nan at step 1"),
     (lambda: Path.from_betas([0.1, 0.2]).schedule.time_of(2), r"step must lie in \[0, 1\], got 2"),
+    (lambda: Path.from_betas([0.1, 0.2, 0.3]).schedule.time_of(torch.tensor([1.0, -0.5])), r"step must lie in \[0, 2\], got -0.5"),
+    (lambda: Path.from_betas([0.1, 0.2]).schedule.time_of(torch.tensor([0.0, math.nan])), r"step must lie in \[0, 1\], got nan"),
     (lambda: Path.from_betas([0.1, 0.2]).coefficients(1.5), r"t must lie in \[0, 1\], got values from 1.5 to 1.5"),
     (lambda: MonotoneCubic(torch.tensor([0.0, 0.0]), torch.tensor([0.0, 1.0])), "knots must rise: x strictly, y without falling"),
     (lambda: MonotoneCubic(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.9])), "knots must rise: x strictly, y without falling"),

@@ -26,6 +26,7 @@ __all__ = ["Draws"]
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _TWO_PI = 2 * math.pi
 _AHEAD_STEPS, _AHEAD_NUMBERS = 64, 1 << 18      # how many steps, and at most how many numbers, one look-ahead block holds
+_AHEAD_EPOCHS = 256                             # and at most how many orders of a small population
 
 
 def _signed(word: int) -> int:
@@ -183,7 +184,7 @@ class Draws:
         if kept is None or step // kept[0] != kept[1]:
             population, size = checks.integer("population", population, least=1), checks.integer("size", size, least=1)
             checks.integer("step", step, least=0)
-            span = max(1, min(_AHEAD_STEPS, _AHEAD_NUMBERS // size))
+            span = max(1, min(_AHEAD_STEPS, _AHEAD_NUMBERS // size, _AHEAD_EPOCHS * population // size))
             block = step // span
             start, end = block * span * size, (block + 1) * span * size
             epochs = range(start // population, -(-end // population))

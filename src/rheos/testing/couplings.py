@@ -10,7 +10,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,25 +17,13 @@ from torch import Tensor
 
 from rheos.core import Draws
 from rheos.couplings import Pair, Paired
+from rheos.testing.conformance import Line, require
 
-__all__ = ["COUPLING_LINES", "CouplingLine", "check_coupling", "coupling_rows", "public_couplings"]
+__all__ = ["COUPLING_LINES", "check_coupling", "coupling_rows", "public_couplings"]
 
 Make = Callable[[], Any]
 SIZE, BATCHES = 20, 60
 STANDARD_ERRORS = 6.0       # some hundred comparisons: chance passes 6 once in a million runs
-
-
-@dataclass(frozen=True)
-class CouplingLine:
-    """One line of the suite: a name and a check that takes a maker of fresh, equal couplings and raises AssertionError."""
-
-    name: str
-    check: Callable[[Make], None]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)
 
 
 def _parts(pair: Pair) -> dict[str, Tensor]:
@@ -69,17 +56,17 @@ def function_of_seed_and_step(make: Make) -> None:
     for step in (0, 9, 70, 1):
         coupling.sample(7, seed=family, step=step)
     coupling.sample(4, seed=6, step=3)
-    _require(_equal(coupling.sample(7, seed=5, step=3), first), "the same seed and step gave another minibatch later")
-    _require(_equal(coupling.sample(7, seed=family, step=3), first), "a Draws of the seed gave another minibatch than the seed")
-    _require(_equal(make().sample(7, seed=5, step=3), first), "a fresh object gave another minibatch")
+    require(_equal(coupling.sample(7, seed=5, step=3), first), "the same seed and step gave another minibatch later")
+    require(_equal(coupling.sample(7, seed=family, step=3), first), "a Draws of the seed gave another minibatch than the seed")
+    require(_equal(make().sample(7, seed=5, step=3), first), "a fresh object gave another minibatch")
 
 
 def steps_and_seeds_differ(make: Make) -> None:
     """Another step, and another seed, give another minibatch."""
     coupling = make()
     first = coupling.sample(7, seed=5, step=3)
-    _require(not _equal(coupling.sample(7, seed=5, step=4), first), "two steps gave the same minibatch")
-    _require(not _equal(coupling.sample(7, seed=8, step=3), first), "two seeds gave the same minibatch")
+    require(not _equal(coupling.sample(7, seed=5, step=4), first), "two steps gave the same minibatch")
+    require(not _equal(coupling.sample(7, seed=8, step=3), first), "two seeds gave the same minibatch")
 
 
 def counts_and_kinds(make: Make) -> None:
@@ -88,16 +75,16 @@ def counts_and_kinds(make: Make) -> None:
     for n in (1, 2, 33):
         pair = coupling.sample(n, seed=2, step=1)
         for name, value in _parts(pair).items():
-            _require(len(value) == n, f"{name} has {len(value)} rows for n = {n}")
-            _require(value.device == pair.x1.device, f"{name} lies on {value.device}, x1 on {pair.x1.device}")
-            _require(not value.is_floating_point() or bool(torch.isfinite(value).all()), f"{name} is not finite for n = {n}")
+            require(len(value) == n, f"{name} has {len(value)} rows for n = {n}")
+            require(value.device == pair.x1.device, f"{name} lies on {value.device}, x1 on {pair.x1.device}")
+            require(not value.is_floating_point() or bool(torch.isfinite(value).all()), f"{name} is not finite for n = {n}")
         if pair.x0 is not None:
-            _require(pair.x0.shape == pair.x1.shape, f"x0 has shape {tuple(pair.x0.shape)}, x1 {tuple(pair.x1.shape)}")
+            require(pair.x0.shape == pair.x1.shape, f"x0 has shape {tuple(pair.x0.shape)}, x1 {tuple(pair.x1.shape)}")
         for name, value, owner in (("x1", pair.x1, coupling.target), ("x0", pair.x0, coupling.source if coupling.source is not None else pair.x1)):
             if value is not None and isinstance(owner, Tensor):
-                _require(value.dtype == owner.dtype and value.device == owner.device,
+                require(value.dtype == owner.dtype and value.device == owner.device,
                          f"{name} came as {value.dtype} on {value.device}, its rows are {owner.dtype} on {owner.device}")
-                _require(value.shape[1:] == owner.shape[1:], f"{name} came as events {tuple(value.shape[1:])}, its rows are {tuple(owner.shape[1:])}")
+                require(value.shape[1:] == owner.shape[1:], f"{name} came as events {tuple(value.shape[1:])}, its rows are {tuple(owner.shape[1:])}")
 
 
 def marginals(make: Make) -> None:
@@ -108,14 +95,14 @@ def marginals(make: Make) -> None:
     x1 = torch.cat([pair.x1 for pair in pairs])
     if isinstance(coupling.target, Tensor):
         at = _which(x1, coupling.target)
-        _require(bool(at.any(1).all()), "x1 holds rows that the target does not have")
+        require(bool(at.any(1).all()), "x1 holds rows that the target does not have")
         population = len(coupling.target)
         whole = at[: len(at) // population * population].double()
         epochs = len(whole) // population
         # Equal rows of the target share their visits.
         weight = _which(coupling.target, coupling.target).sum(1).double()
         visits = (whole / whole.sum(1, keepdim=True)).sum(0)
-        _require(torch.allclose(visits, torch.full_like(visits, epochs)) or bool((weight > 1).any()),
+        require(torch.allclose(visits, torch.full_like(visits, epochs)) or bool((weight > 1).any()),
                  f"{epochs} epochs visited rows of the target {visits.min():g} to {visits.max():g} times")
     else:
         _same_law("x1", x1, coupling.target.sample(40 * len(x1), seed=999))
@@ -124,7 +111,7 @@ def marginals(make: Make) -> None:
     x0 = torch.cat([pair.x0 for pair in pairs])
     if isinstance(coupling.source, Tensor):
         at = _which(x0, coupling.source)
-        _require(bool(at.any(1).all()), "x0 holds rows that the source does not have")
+        require(bool(at.any(1).all()), "x0 holds rows that the source does not have")
         _same_law("x0", x0, coupling.source)
     else:
         many = 40 * len(x0)
@@ -139,7 +126,7 @@ def _same_law(name: str, x: Tensor, truth: Tensor) -> None:
     a, b = products(x), products(truth)
     error = (b.var(0) * (2 / len(a) + 1 / len(b))).sqrt() + 1e-6
     gap = ((a.mean(0) - b.mean(0)).abs() / error).max()
-    _require(float(gap) <= STANDARD_ERRORS, f"{name} has a moment {float(gap):.1f} standard errors from that of what it is drawn from")
+    require(float(gap) <= STANDARD_ERRORS, f"{name} has a moment {float(gap):.1f} standard errors from that of what it is drawn from")
 
 
 def conditions_stay(make: Make) -> None:
@@ -147,15 +134,15 @@ def conditions_stay(make: Make) -> None:
     coupling = make()
     cond = coupling.cond
     for pair in _draws(coupling, batches=6):
-        _require((pair.cond is None) == (cond is None), "a condition was lost or made up")
+        require((pair.cond is None) == (cond is None), "a condition was lost or made up")
         if cond is None:
             continue
-        _require(isinstance(pair.cond, dict) == isinstance(cond, dict), "conditions came in another container")
+        require(isinstance(pair.cond, dict) == isinstance(cond, dict), "conditions came in another container")
         at = _which(pair.x1, coupling.target)
         for name, value in (cond if isinstance(cond, dict) else {"cond": cond}).items():
             given = pair.cond[name] if isinstance(cond, dict) else pair.cond
-            _require(given.dtype == value.dtype, f"{name} came as {given.dtype}, not {value.dtype}")
-            _require(bool((at & _which(given, value)).any(1).all()), f"{name} does not belong to the x1 it came with")
+            require(given.dtype == value.dtype, f"{name} came as {given.dtype}, not {value.dtype}")
+            require(bool((at & _which(given, value)).any(1).all()), f"{name} does not belong to the x1 it came with")
 
 
 def fixed_pairs_stay(make: Make) -> None:
@@ -163,7 +150,7 @@ def fixed_pairs_stay(make: Make) -> None:
     coupling = make()
     if isinstance(coupling, Paired):
         for pair in _draws(coupling, batches=6):
-            _require(bool((_which(pair.x1, coupling.target) & _which(pair.x0, coupling.source)).any(1).all()), "a pair was taken apart")
+            require(bool((_which(pair.x1, coupling.target) & _which(pair.x0, coupling.source)).any(1).all()), "a pair was taken apart")
 
 
 def cost_at_most_independent(make: Make) -> None:
@@ -176,7 +163,7 @@ def cost_at_most_independent(make: Make) -> None:
         gaps.append(float((x1 - x0).square().sum(1).mean() - torch.cdist(x0, x1).square().mean()))
     found = torch.tensor(gaps, dtype=torch.float64)
     mean, error = float(found.mean()), float(found.std()) / math.sqrt(len(found))
-    _require(mean <= 5 * error + 1e-9, f"the pairs cost {mean:.3g} more than random ones, {mean / max(error, 1e-300):.1f} standard errors")
+    require(mean <= 5 * error + 1e-9, f"the pairs cost {mean:.3g} more than random ones, {mean / max(error, 1e-300):.1f} standard errors")
 
 
 def cost_is_measured(make: Make) -> None:
@@ -188,7 +175,7 @@ def cost_is_measured(make: Make) -> None:
     each = torch.stack([(_flat(pair.x1) - _flat(pair.x0)).norm(dim=1).pow(p).mean() for pair in pairs])
     found, error = float(each.mean()), float(each.std()) * math.sqrt(2 / len(each))
     said = coupling.cost(p)
-    _require(abs(said - found) <= STANDARD_ERRORS * error + 0.02 * found, f"cost({p:g}) says {said:.4g}, the pairs drawn have {found:.4g}")
+    require(abs(said - found) <= STANDARD_ERRORS * error + 0.02 * found, f"cost({p:g}) says {said:.4g}, the pairs drawn have {found:.4g}")
 
 
 def plan_is_a_plan(make: Make) -> None:
@@ -200,22 +187,22 @@ def plan_is_a_plan(make: Make) -> None:
     pair = coupling.sample(9, seed=4, step=2)
     plan = coupling.transport(pair.x0, pair.x1)
     even = torch.full((9,), 1 / 9, dtype=plan.dtype)
-    _require(torch.allclose(plan.sum(1), even, rtol=0.02) and torch.allclose(plan.sum(0), even, rtol=0.02), "the plan's marginals are not even")
+    require(torch.allclose(plan.sum(1), even, rtol=0.02) and torch.allclose(plan.sum(0), even, rtol=0.02), "the plan's marginals are not even")
     p, q = Draws(1).permutation("p", 0, 9), Draws(2).permutation("q", 0, 9)
     gap = float((coupling.transport(pair.x0[p], pair.x1[q]) - plan[p][:, q]).abs().max())
-    _require(gap <= 1e-3 / 9, f"the plan of rows in another order differs by {gap:.2g}")
+    require(gap <= 1e-3 / 9, f"the plan of rows in another order differs by {gap:.2g}")
 
 
-COUPLING_LINES: tuple[CouplingLine, ...] = (
-    CouplingLine("function of seed and step", function_of_seed_and_step),
-    CouplingLine("steps and seeds differ", steps_and_seeds_differ),
-    CouplingLine("counts and kinds", counts_and_kinds),
-    CouplingLine("marginals", marginals),
-    CouplingLine("conditions stay", conditions_stay),
-    CouplingLine("fixed pairs stay", fixed_pairs_stay),
-    CouplingLine("cost at most independent", cost_at_most_independent),
-    CouplingLine("cost is measured", cost_is_measured),
-    CouplingLine("plan is a plan", plan_is_a_plan),
+COUPLING_LINES: tuple[Line, ...] = (
+    Line("function of seed and step", function_of_seed_and_step),
+    Line("steps and seeds differ", steps_and_seeds_differ),
+    Line("counts and kinds", counts_and_kinds),
+    Line("marginals", marginals),
+    Line("conditions stay", conditions_stay),
+    Line("fixed pairs stay", fixed_pairs_stay),
+    Line("cost at most independent", cost_at_most_independent),
+    Line("cost is measured", cost_is_measured),
+    Line("plan is a plan", plan_is_a_plan),
 )
 
 
@@ -233,17 +220,17 @@ def public_couplings(rooms: Iterable[str] = ("couplings",)) -> list[type]:
     return found
 
 
-def coupling_rows(couplings: Sequence[type], lines: Sequence[CouplingLine] = COUPLING_LINES) -> list[tuple[str, type, CouplingLine]]:
+def coupling_rows(couplings: Sequence[type], lines: Sequence[Line] = COUPLING_LINES) -> list[tuple[str, type, Line]]:
     """The table of the suite: (label, class, line), one row a test."""
     return [(f"{cls.__name__} {line.name}", cls, line) for cls in couplings for line in lines]
 
 
-def check_coupling(cls: type, lines: Sequence[CouplingLine] = COUPLING_LINES) -> None:
+def check_coupling(cls: type, lines: Sequence[Line] = COUPLING_LINES) -> None:
     """Run `lines` on every example of `cls`. AssertionError that names the example and the line which does not hold, or which is exempt and
     holds for every example."""
     exempt = getattr(cls, "exempt", {})
     unknown = set(exempt) - {line.name for line in COUPLING_LINES}
-    _require(not unknown, f"{cls.__name__}.exempt names unknown lines {sorted(unknown)}")
+    require(not unknown, f"{cls.__name__}.exempt names unknown lines {sorted(unknown)}")
     for line in lines:
         broken = None
         for number in range(len(cls.examples())):
@@ -254,4 +241,4 @@ def check_coupling(cls: type, lines: Sequence[CouplingLine] = COUPLING_LINES) ->
                 if line.name not in exempt:
                     what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
                     raise AssertionError(f"{cls.__name__}, example {number}, {line.name}: {what}") from error
-        _require(broken is not None or line.name not in exempt, f"{cls.__name__} declares itself exempt from {line.name!r} but meets it")
+        require(broken is not None or line.name not in exempt, f"{cls.__name__} declares itself exempt from {line.name!r} but meets it")

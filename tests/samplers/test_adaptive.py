@@ -12,7 +12,7 @@ from rheos.data import GaussianMixture, ring, skewed
 from rheos.guidance import classifier_free
 from rheos.paths import ExactField, Field, Path
 from rheos.samplers import adaptive
-from rheos.samplers.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, Adaptive, AdaptiveRungeKutta, Pair
+from rheos.samplers.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, Adaptive, AdaptiveRungeKutta, EmbeddedPair
 from rheos.testing import LINES, check_dynamics
 
 F64 = torch.float64
@@ -476,10 +476,10 @@ REFUSALS = {
     "conditions of others": (lambda: run(FIELD, START, cond={"y": torch.ones(4)}), ValueError, r"cond must have 3 rows, one a sample, got shape \(4,\)"),
     "one condition": (lambda: run(FIELD, START, cond=torch.tensor(4)), ValueError, "cond must have 3 rows"),
     "condition as text": (lambda: run(FIELD, START, cond="cat"), TypeError, "cond must be a torch.Tensor, got str"),
-    "implicit rows": (lambda: Pair("mine", 2, ((1.0,), (0.5,)), (0.5, 0.5, 0.0)), ValueError, "rows must hold 1, 2, 3"),
-    "lower too short": (lambda: Pair("mine", 2, ((1.0,), (0.5, 0.5)), (1.0, 0.0)), ValueError, "lower must hold 3 weights, one a stage, got 2"),
-    "weights of less": (lambda: Pair("mine", 2, ((1.0,), (0.5, 0.4)), (1.0, 0.0, 0.0)), ValueError, "the last of rows must sum to 1, got 0.9"),
-    "lower of less": (lambda: Pair("mine", 2, ((1.0,), (0.5, 0.5)), (1.0, 0.5, 0.0)), ValueError, "lower must sum to 1, got 1.5"),
+    "implicit rows": (lambda: EmbeddedPair("mine", 2, ((1.0,), (0.5,)), (0.5, 0.5, 0.0)), ValueError, "rows must hold 1, 2, 3"),
+    "lower too short": (lambda: EmbeddedPair("mine", 2, ((1.0,), (0.5, 0.5)), (1.0, 0.0)), ValueError, "lower must hold 3 weights, one a stage, got 2"),
+    "weights of less": (lambda: EmbeddedPair("mine", 2, ((1.0,), (0.5, 0.4)), (1.0, 0.0, 0.0)), ValueError, "the last of rows must sum to 1, got 0.9"),
+    "lower of less": (lambda: EmbeddedPair("mine", 2, ((1.0,), (0.5, 0.5)), (1.0, 0.5, 0.0)), ValueError, "lower must sum to 1, got 1.5"),
 }
 
 
@@ -499,7 +499,7 @@ def test_defaults_are_the_documented_ones():
 
 def test_a_pair_of_ones_own():
     """Heun's rule with Euler's to estimate: x' = x needs few digits and gives them."""
-    heun = Pair("Heun-Euler 2(1)", 2, ((1.0,), (0.5, 0.5)), (1.0, 0.0, 0.0))
+    heun = EmbeddedPair("Heun-Euler 2(1)", 2, ((1.0,), (0.5, 0.5)), (1.0, 0.0, 0.0))
     field = net_field(lambda x, t, cond: x)
     state = run(field, torch.ones(1, 1, dtype=F64), 1e-5, pair=heun)
     assert float(state.x) == pytest.approx(math.e, rel=1e-4) and int(state.calls) == 2 + 2 * state.step

@@ -148,4 +148,7 @@ class LogNormal:
 
     def place(self, path: Path, levels: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The times at which the path has these levels, inside its interval."""
-        return path.time_at(-levels).clamp(*path.interval).to(levels.dtype)
+        low, high = path.interval
+        times = path.time_at(-levels).clamp(low, high).to(levels.dtype)
+        # Rounded to the levels' dtype a time may reach an end without noise, where no network can be asked for it.
+        return times.clamp(max=1 - torch.finfo(times.dtype).eps / 2) if float(path.coefficients(high).c) == 0 else times

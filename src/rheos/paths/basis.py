@@ -30,6 +30,8 @@ class Fourier2d:
     def forward(self, x: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
         if x.ndim < 3:
             raise ValueError(f"Fourier2d needs events of two axes or more, got shape {tuple(x.shape)}")
+        if x.is_complex():
+            raise TypeError(f"Fourier2d needs real events, got {x.dtype}")
         turned = torch.fft.fft2(x, norm="ortho")
         return turned.real - turned.imag
 

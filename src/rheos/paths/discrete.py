@@ -53,8 +53,9 @@ class Betas:
     def time_of(self, step: Tensor | float) -> Tensor:
         """The time of step k, 0 <= k <= T - 1, whole or not. ValueError for steps outside."""
         step, last = torch.as_tensor(step, dtype=torch.float64), len(self.betas) - 1
-        if not bool(((step >= 0) & (step <= last)).all()):
-            raise ValueError(f"step must lie in [0, {last}], got {float(step[(step < 0) | (step > last)][0] if step.ndim else step):g}")
+        bad = ~((step >= 0) & (step <= last))
+        if bool(bad.any()):
+            raise ValueError(f"step must lie in [0, {last}], got {float(step[bad][0] if step.ndim else step):g}")
         return 1 - step / last
 
     def __repr__(self) -> str:

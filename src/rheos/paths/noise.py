@@ -77,7 +77,7 @@ class Student:
         u = Draws.of(seed).uniform(f"{purpose} radius", step, (shape[0],), first=first, dtype=torch.float64).numpy()
         # Far in the lower tail a chi2 of few degrees of freedom rounds to 0: the least positive number keeps z finite,
         chi2 = 2 * np.maximum(gammaincinv(0.5 * self.dof, u), np.finfo(np.float64).tiny)
-        # and a scale that z's dtype can hold, with room for z itself and its square.
-        most = torch.finfo(z.dtype).max ** 0.5 / 1e3
+        # and so does a scale that z's dtype can hold with room for normal numbers, which stay below 9.
+        most = torch.finfo(z.dtype).max / 16
         scale = torch.from_numpy(np.sqrt(self.dof / chi2)).clamp(max=most).to(z)
         return z * scale.reshape(-1, *(1,) * (z.ndim - 1))

@@ -15,7 +15,7 @@ from rheos.core.files import rheos_class
 from rheos.paths.basis import Basis
 from rheos.paths.discrete import Betas
 from rheos.paths.kinetic import KineticOptimal, Separation
-from rheos.paths.noise import GAUSSIAN, NoiseLaw
+from rheos.paths.noise import GAUSSIAN, NoiseLaw, Student
 from rheos.paths.predictions import KINDS, Prediction
 from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Schedule
 
@@ -90,6 +90,8 @@ class Path:
             raise TypeError(f"schedule must be a schedule such as Linear(), got {self.schedule!r}; or build the path with Path.linear()")
         if not callable(getattr(self.noise, "draw", None)):
             raise TypeError(f"noise must be a law such as Gaussian(), got {self.noise!r}")
+        if self.basis is not None and not callable(getattr(self.basis, "inverse", None)):
+            raise TypeError(f"basis must be a basis such as Fourier2d(), got {self.basis!r}")
         if self.basis is None and getattr(self.schedule, "spectral", False):
             raise ValueError(f"basis must be given: the coefficients of {self.schedule!r} differ by coordinate")
 
@@ -284,7 +286,8 @@ class Path:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able description. TypeError if a part of the path is the user's own code, which no file can hold."""
         content = _part_to_json("schedule", self.schedule)
-        if not self.noise.gaussian:
+        # Student noise of infinite degrees of freedom is the normal law, and JSON has no infinity.
+        if not (self.noise == GAUSSIAN or isinstance(self.noise, Student) and self.noise.gaussian):
             content["noise"] = _part_to_json("noise", self.noise)
         return content if self.basis is None else {**content, "basis": _part_to_json("basis", self.basis)}
 

@@ -39,7 +39,7 @@ class Schedule(Protocol):
 
     `noiseless`, if it is there and true, says that c is identically 0. One-sided schedules also have `time_at(lam)`, the inverse of lam.
     `spectral`, if it is there and true, says that coefficients differ by coordinate of the path's basis: they then have the shape of t
-    followed by one that broadcasts to an event. Such schedules have no lam.
+    followed by as many axes as an event has, which broadcast to it. Such schedules have no lam.
     """
 
     two_sided: ClassVar[bool]

@@ -1,5 +1,5 @@
 """Integrating a field: rules plan tables of numbers, one dynamics runs them."""
-from rheos.samplers.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, Adaptive, AdaptiveRungeKutta, AdaptiveState, Pair
+from rheos.samplers.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, Adaptive, AdaptiveRungeKutta, AdaptiveState, EmbeddedPair
 from rheos.samplers.catalogue import RULES, public_rules
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.edits import DynamicThreshold, dynamic_threshold
@@ -14,6 +14,6 @@ from rheos.samplers.tables import Row, Rule, Table
 
 __all__ = [
     "BOGACKI_SHAMPINE", "DDIM", "DDPM", "DEIS", "DORMAND_PRINCE", "PLMS", "RULES", "AdamsBashforth", "Adaptive", "AdaptiveRungeKutta", "AdaptiveState",
-    "DPMSolverPP", "DynamicThreshold", "Euler", "EulerMaruyama", "Exponential", "Multistep", "MultistepState", "Pair", "Row", "Rule", "RungeKutta",
+    "DPMSolverPP", "DynamicThreshold", "EmbeddedPair", "Euler", "EulerMaruyama", "Exponential", "Multistep", "MultistepState", "Row", "Rule", "RungeKutta",
     "Singlestep", "Table", "UniPC", "default_rule", "dynamic_threshold", "evaluating", "public_rules", "sample",
 ]

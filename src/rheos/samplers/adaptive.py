@@ -28,7 +28,7 @@ from torch import Tensor
 from rheos.core import Example, NonFinite, checks
 from rheos.paths import Coefficients, ExactField, Field, Path
 
-__all__ = ["BOGACKI_SHAMPINE", "DORMAND_PRINCE", "Adaptive", "AdaptiveRungeKutta", "AdaptiveState", "Pair"]
+__all__ = ["BOGACKI_SHAMPINE", "DORMAND_PRINCE", "Adaptive", "AdaptiveRungeKutta", "AdaptiveState", "EmbeddedPair"]
 
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -41,7 +41,7 @@ LEAST_STEP = 16 * float(np.finfo(np.float64).eps)       # of the whole way: belo
 
 
 @dataclass(frozen=True)
-class Pair:
+class EmbeddedPair:
     """An explicit Runge-Kutta rule and one of an order lower on the same stages.
 
     rows: Butcher's matrix from the second stage on; its last row holds the weights b, so that the last stage is asked at the new point.
@@ -74,7 +74,7 @@ class Pair:
         return tuple(b - low for b, low in zip((*self.rows[-1], 0.0), self.lower, strict=True))
 
 
-DORMAND_PRINCE = Pair("Dormand-Prince 5(4)", 5, (
+DORMAND_PRINCE = EmbeddedPair("Dormand-Prince 5(4)", 5, (
     (1 / 5,),
     (3 / 40, 9 / 40),
     (44 / 45, -56 / 15, 32 / 9),
@@ -83,7 +83,7 @@ DORMAND_PRINCE = Pair("Dormand-Prince 5(4)", 5, (
     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 ), (5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40))
 
-BOGACKI_SHAMPINE = Pair("Bogacki-Shampine 3(2)", 3, (
+BOGACKI_SHAMPINE = EmbeddedPair("Bogacki-Shampine 3(2)", 3, (
     (1 / 2,),
     (0.0, 3 / 4),
     (2 / 9, 1 / 3, 4 / 9),
@@ -113,7 +113,7 @@ class AdaptiveRungeKutta:
 
     rtol: float = 1e-5
     atol: float = 1e-5
-    pair: Pair = DORMAND_PRINCE
+    pair: EmbeddedPair = DORMAND_PRINCE
     largest_calls: int = 10_000
     first_step: float | None = None
     asks_at_end: ClassVar[bool] = True
@@ -123,8 +123,8 @@ class AdaptiveRungeKutta:
         checks.positive("atol", self.atol, zero=True)
         if self.rtol == 0 and self.atol == 0:
             raise ValueError("rtol or atol must be positive, got 0 for both")
-        if not isinstance(self.pair, Pair):
-            raise TypeError(f"pair must be a Pair such as DORMAND_PRINCE, got {self.pair!r}")
+        if not isinstance(self.pair, EmbeddedPair):
+            raise TypeError(f"pair must be a EmbeddedPair such as DORMAND_PRINCE, got {self.pair!r}")
         checks.integer("largest_calls", self.largest_calls, least=2 + self.calls_per_step)
         if self.first_step is not None:
             checks.positive("first_step", self.first_step)

@@ -67,6 +67,7 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     least = floor(sliced_w2, lambda n, seed: target.sample(n, seed=seed), n=count, repeats=3 if full else 2, seed=seed).mean
     report = lambda name, value, threshold: Check(name, value, "<=", threshold, control=None, core=False)
     checks += [report("distance of round 2 after one Euler step over round 1's after 50", off(second, 1) / off(first, 50), 2.0),
+               report("distance after 50 Euler steps, round 2 over round 1: errors accumulate", off(second, 50) / off(first, 50), 2.0),
                report("distance of round 2 after one Euler step, in floors", off(second, 1) / least, 10.0)]
     return checks + (digits(seed) if full else [])
 

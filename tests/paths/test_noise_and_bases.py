@@ -496,3 +496,10 @@ def test_normal_noise_of_ones_own_is_not_saved_as_ours():
 def test_wrong_types_are_type_errors(call):
     with pytest.raises(TypeError):
         call()
+
+
+def test_every_step_draws_radii_of_its_own():
+    """z / g is the same for all numbers of a row, and another one at another step."""
+    law = Student(2.0)
+    ratio = lambda step: (law.draw((5, 3), step=step) / Gaussian().draw((5, 3), step=step))[:, 0]
+    assert not bool(torch.isclose(ratio(0), ratio(1)).any())

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from rheos.core import Draws
 from rheos.data import skewed
-from rheos.paths import LAM, RHO7, ExactField, Field, Path, Student, T, Times
+from rheos.paths import LAM, QUADRATIC, RHO7, ExactField, Field, Path, Student, T, Times, U
 from rheos.samplers import (
     DDIM,
     DDPM,
     DEIS,
     PLMS,
+    AdamsBashforth,
     AdaptiveRungeKutta,
     DPMSolverPP,
     Exponential,
@@ -23,6 +24,7 @@ from rheos.samplers import (
     RungeKutta,
     Singlestep,
     UniPC,
+    default_rule,
     dynamic_threshold,
     public_rules,
     sample,
@@ -322,3 +324,27 @@ def test_every_rule_is_finite_on_every_schedule(name, dtype, steps):
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_step_far_longer_than_the_ones_before_is_refused():
+    """A parabola through three points 1e-4 apart, carried on by a thousand times that."""
+    times = Times(Path.vp(), [0.3, 0.3001, 0.3002, 0.9])
+    with pytest.raises(ValueError, match="step 3 is so much longer than the ones before that a polynomial of degree 2 explodes"):
+        DPMSolverPP(3, lower_at_end=False).plan(times)
+    DPMSolverPP(3).plan(times)          # the last step is of order 1 then
+
+
+def test_networks_that_predict_loud_noise_get_levels_even_in_rho7():
+    """Where alpha is 1 and the noise is large: on the velocity, or with the first step a long one, such networks' errors would be carried on."""
+    for path in (Path.ve(), Path.edm()):
+        for kind in ("noise", "score"):
+            rule = default_rule(Field(lambda x, t, cond: x, path, kind))
+            assert rule == Exponential(2, "data", LAM, corrector=2, spacing=RHO7)
+        assert default_rule(Field(lambda x, t, cond: x, path, "v")) == Exponential(2, "data", U, corrector=2)
+    wrong = lambda field, path: Field(lambda x, t, cond: field(x, t).noise * 1.01, path, "noise")
+    path = Path.ve(0.02, 20.0)
+    field = wrong(ExactField(path, skewed()), path)
+    start = path.prior((64, 2), dtype=F64)
+    truth = sample(field, start=start, rule=Exponential(3, "data", LAM, 3, spacing=LAM), steps=200)
+    error = lambda rule: float((sample(field, start=start, rule=rule, steps=10) - truth).square().mean(1).sqrt().median())
+    assert error(None) < error(AdamsBashforth(2, QUADRATIC)) / 10

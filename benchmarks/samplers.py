@@ -58,7 +58,7 @@ OURS = {
 
 
 class Problem:
-    """An exact field on the DDPM schedule, its starts and their exact ends (400 steps of order 4: good to 1e-9)."""
+    """An exact field on the DDPM schedule, its starts and their ends by 3,200 steps of order 4, where 2,200 differ by 6e-9."""
 
     def __init__(self, target: GaussianMixture, seed: int, guidance: float | None = None, label: int | None = None):
         exact = ExactField(PATH, target)
@@ -66,7 +66,7 @@ class Problem:
         self.start = PATH.prior((STARTS, *target.event), seed=seed, dtype=torch.float64)
         self.cond = None if label is None else torch.full((STARTS,), label)
         self.ends = PATH.coefficients(1.0)
-        self.truth = self.ours(Exponential(3, "data", LAM, corrector=3, spacing=LAM), 400)
+        self.truth = self.ours(Exponential(3, "data", LAM, corrector=3, spacing=LAM), 3200)
 
     def ours(self, rule: object, calls: int) -> torch.Tensor:
         steps = max(1, (calls - getattr(rule, "extra_calls", 0)) // rule.calls_per_step)

@@ -158,3 +158,10 @@ def test_within_needs_labels():
     for cond in (None, torch.rand(4), torch.zeros(4, 2, dtype=torch.int64)):
         with pytest.raises(ValueError, match="within needs labels"):
             MinibatchOT(torch.rand(4, 2), cond=cond, within=True)
+
+
+def test_pairs_cost_well_below_those_of_chance():
+    """Shuffled after pairing they would cost what chance does, which a bound by chance alone does not see."""
+    x = Draws(1).rows("x", 0, (200, 2)) * torch.tensor([3.0, 1.0])
+    for pairs in (MinibatchOT(x), MinibatchOT(x, plan="sinkhorn", blur=0.7)):
+        assert pairs.cost(2, n=64, batches=8) < 0.8 * Independent(x, Draws(2).rows("z", 0, (200, 2))).cost(2)

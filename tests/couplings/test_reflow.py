@@ -7,7 +7,7 @@ import torch
 from rheos.core import Draws
 from rheos.couplings import Independent, Paired, Reflow
 from rheos.data import GaussianMixture, skewed
-from rheos.paths import ExactField, Field, Path
+from rheos.paths import VP, ExactField, Field, Path
 from rheos.samplers import RungeKutta, sample
 
 Z = Draws(7).rows("z", 0, (50, 2), dtype=torch.float64)
@@ -115,3 +115,20 @@ JOINED = Field(lambda x, t, cond: x, Path.interpolant("none"))
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_flow_begins_where_its_path_does():
+    """On a path that begins at t = 0.2 a unit of noise z is c(0.2) z there, not c(0) z."""
+    class Late(VP):
+        interval = (0.2, 0.999)
+
+    path = Path(Late())
+    seen = []
+    Reflow(Field(lambda x, t, cond: x, path), torch.ones(3, 2), lambda field, x: seen.append(x.clone()) or x)
+    torch.testing.assert_close(seen[0], torch.full((3, 2), float(Path.vp().coefficients(0.2).c)))
+
+
+def test_targets_are_the_ends_of_the_sources():
+    field, double = Field(lambda x, t, cond: x, Path.linear()), lambda field, x: 2 * x + 1
+    made = Reflow(field, torch.arange(6.0).reshape(3, 2), double)
+    assert torch.equal(made.target, 2 * made.source + 1)

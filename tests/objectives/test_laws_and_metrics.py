@@ -449,3 +449,16 @@ def test_wrong_types_are_type_errors(call):
 def test_every_kind_has_a_target_on_a_one_sided_path():
     losses = {kind: float(Matching(Path.vp(), kind)(Spy(), Pair(normals("x1", 20, 2)), seed=1).value) for kind in KINDS}
     assert len(set(losses.values())) == len(KINDS) and all(map(math.isfinite, losses.values()))
+
+
+def test_a_network_with_unit_input_is_trained_on_what_it_will_be_shown():
+    """In training it sees x / sqrt(alpha^2 + sigma^2), as `Field` shows it."""
+    path, seen = Path.edm(), []
+    x1 = Draws(0).rows("x", 0, (40, 3))
+    net = lambda x, t, cond: seen.append((x, t)) or x
+    for unit_input in (True, False):
+        Matching(path, "v", LogNormal(), unit_input=unit_input)(net, Pair(x1), seed=1, step=2)
+    (shown, t), (plain, _) = seen
+    at = path.coefficients(t.double())
+    torch.testing.assert_close(shown, (plain / torch.hypot(at.b, at.c)[:, None]).float(), rtol=1e-5, atol=1e-6)
+    assert float(plain.abs().max()) > 2 * float(shown.abs().max())

@@ -1,4 +1,5 @@
 """The classic rules against diffusers on the same input, against the path's own posterior, and by the laws that they must keep."""
+import math
 import warnings
 from dataclasses import replace
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from rheos.core import Draws
 from rheos.data import skewed
-from rheos.paths import LAM, QUADRATIC, RHO7, ExactField, Field, Path, Student, T, Times, U
+from rheos.distill import straightness
+from rheos.paths import LAM, QUADRATIC, RHO7, VE, Coefficients, ExactField, Field, Path, Student, T, Times, U
 from rheos.samplers import (
     DDIM,
     DDPM,
@@ -21,8 +23,10 @@ from rheos.samplers import (
     DPMSolverPP,
     Exponential,
     Multistep,
+    Row,
     RungeKutta,
     Singlestep,
+    Table,
     UniPC,
     default_rule,
     dynamic_threshold,
@@ -305,6 +309,10 @@ def test_every_rule_is_finite_on_every_schedule(name, dtype, steps):
     (lambda: Exponential(2, corrector=1, tau=1.0), "tau above 0 needs corrector = 0"),
     (lambda: Exponential(2, tau=-0.5), "tau must lie in"),
     (lambda: DPMSolverPP(3, form="midpoint"), "order must be at most 2 in the form midpoint, got 3"),
+    (lambda: DPMSolverPP(2, "noise"), "DPMSolverPP has kind data, got kind noise"),
+    (lambda: DPMSolverPP(2, form="midpoint", clock=U), "clock must be lam in the form midpoint, got u"),
+    (lambda: Path.edm(rho=0.01), "rho must be at least 0.1, got 0.01"),
+    (lambda: straightness(Field(lambda x, t, c: x, Path.linear()), START, rule=PLMS()), "rule must take steps of given length"),
     (lambda: UniPC(variant="bh3"), "variant must be one of bh1, bh2, solved, got 'bh3'"),
     (lambda: UniPC(kind="noise"), "UniPC has kind data and clock lam"),
     (lambda: PLMS(5), "predictions must be one of 1, 2, 3, 4, got 5"),
@@ -348,3 +356,69 @@ def test_networks_that_predict_loud_noise_get_levels_even_in_rho7():
     truth = sample(field, start=start, rule=Exponential(3, "data", LAM, 3, spacing=LAM), steps=200)
     error = lambda rule: float((sample(field, start=start, rule=rule, steps=10) - truth).square().mean(1).sqrt().median())
     assert error(None) < error(AdamsBashforth(2, QUADRATIC)) / 10
+
+
+# -- what strangers bring --------------------------------------------------------------------------------------------------------
+
+class Mine:
+    """A schedule of one's own: alpha is 1 throughout, given as a float; it cannot be hashed."""
+
+    two_sided, interval, __hash__ = False, (0.0, 1.0), None
+
+    def __eq__(self, other):
+        return isinstance(other, Mine)
+
+    def coefficients(self, t):
+        sigma = 8 * torch.exp(-5 * t)
+        return Coefficients(0.0, 1.0, sigma, 0.0, 0.0, -5 * sigma, -5 * sigma * sigma)
+
+    def time_at(self, lam):
+        return (lam + math.log(8)) / 5
+
+
+def test_a_schedule_of_ones_own_may_hold_constants_and_be_unhashable():
+    path = Path(Mine())
+    field = ExactField(path, skewed())
+    start = path.prior((32, 2), dtype=F64)
+    truth = sample(field, start=start, rule=Exponential(3, "data", LAM, 3, spacing=LAM), steps=200)
+    torch.testing.assert_close(path.lam(0.4), torch.tensor(2 - math.log(8), dtype=F64))
+    assert float((sample(field, start=start, steps=20) - truth).square().mean(1).sqrt().median()) < 0.01
+    mean, std = path.posterior(start, start * 0, 0.1, 0.5)
+    again, other = Path(VE(8 * math.exp(-5), 8.0)).posterior(start, start * 0, 0.1, 0.5)
+    torch.testing.assert_close((mean, std), (again, other), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [PLMS(), RungeKutta(2, "noise"), RungeKutta(4, "noise")], ids=str)
+@pytest.mark.parametrize("steps", [1, 6])
+def test_rules_that_ask_for_noise_at_the_end_sample_velocity_networks(rule, steps):
+    """On the linear path a velocity does not tell the noise at t = 1; the rules stop a little before."""
+    field = Field(lambda x, t, cond: -x, Path.linear())
+    assert bool(torch.isfinite(sample(field, start=START, rule=rule, steps=steps)).all())
+
+
+def test_edits_are_checked():
+    field = Field(lambda x, t, cond: -x, Path.linear())
+    with pytest.raises(TypeError, match="edit"):
+        sample(field, start=START, edit=3)
+    for wrong in (lambda p, x, t: p[:1], lambda p, x, t: None):
+        with pytest.raises(ValueError, match=r"edit must return the shape of the prediction, \(16, 2\)"):
+            sample(field, start=START, steps=4, edit=wrong)
+
+
+def test_a_corrector_with_points_of_its_own_is_taken_as_it_is():
+    """Where predictor and corrector weigh earlier points differently, the mended point is the corrector's own sum."""
+    times = Times.uniform(Path.linear(), 3, T, start=0.1, end=0.9)
+    rows = (Row((1.0,), (0.5,)), Row((0.7, 0.3), (0.2, 0.1)), Row((1.0,), (0.25,)))
+    table = Table(times, "velocity", rows, (Row((0.9,), (0.2, 0.4)), None, None))
+    assert table.mends == (None, None, None)
+    seen = []
+    v = lambda x: torch.sin(x) + 1
+    field = Field(lambda x, t, cond: seen.append(x.clone()) or v(x), Path.linear())
+    out = sample(field, start=START, rule=table)
+    x0, p0 = START, v(START)
+    guess = x0 + 0.5 * p0
+    p1 = v(guess)
+    x1 = 0.9 * x0 + 0.2 * p1 + 0.4 * p0
+    x2 = 0.7 * x1 + 0.3 * x0 + 0.2 * p1 + 0.1 * p0
+    torch.testing.assert_close(seen[1], guess)
+    torch.testing.assert_close(out, x2 + 0.25 * v(x2))

@@ -9,7 +9,7 @@ from rheos.core import Draws
 from rheos.data import GaussianMixture, skewed, two_moons
 from rheos.guidance import classifier_free
 from rheos.nets import ResidualMLP
-from rheos.paths import Coefficients, ExactField, Field, Fourier2d, Linear, Path, Prediction, Student
+from rheos.paths import VP, Coefficients, ExactField, Field, Fourier2d, Gaussian, Linear, Path, Prediction, Student
 from rheos.testing import FIELD_LINES, PATH_LINES, check_field, check_path, rule_paths
 
 F64 = torch.float64
@@ -152,3 +152,31 @@ def test_broken_fields_turn_their_lines_red():
 
     with pytest.raises(AssertionError, match="one call counted as 2"):
         check_field(Twice(lambda x, t, cond: x, Path.linear()), X)
+
+
+class Loud:
+    """A law that calls itself Gaussian and is wider."""
+
+    gaussian = True
+
+    def draw(self, shape, **kinds):
+        return 1.3 * Gaussian().draw(shape, **kinds)
+
+
+class Doubling:
+    def forward(self, x):
+        return 2 * x
+
+    def inverse(self, x):
+        return x / 2
+
+
+class HalfWay(VP):
+    interval = (0.5, 0.999)
+
+
+@pytest.mark.parametrize(("path", "name"), [(Path(Linear(), Loud()), "noise and basis"), (Path(Linear(), basis=Doubling()), "noise and basis"),
+                                            (Path(HalfWay()), "ends")], ids=["wide noise", "longer basis", "late start"])
+def test_other_broken_parts_turn_their_lines_red(path, name):
+    with pytest.raises(AssertionError, match=name):
+        check_path(path, tuple(line for line in PATH_LINES if line.name == name))

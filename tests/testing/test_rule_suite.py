@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from rheos.samplers import DDIM, AdamsBashforth, DPMSolverPP, EulerMaruyama, Exponential, Row, Rule, public_rules
+from rheos.samplers import DDIM, DDPM, AdamsBashforth, DPMSolverPP, EulerMaruyama, Exponential, Row, Rule, RungeKutta, public_rules
 from rheos.testing import RULE_LINES, check_rule
 
 NAMED = [(f"{type(rule).__name__} {number}", rule) for number, rule in enumerate(public_rules())]
@@ -61,12 +61,48 @@ class OnlyForwards(AdamsBashforth):
         return table if times.t[1] > times.t[0] else replace(table, predict=tuple(Row(row.a, tuple(-v for v in row.w)) for row in table.predict))
 
 
+class QuietAncestor(DDPM):
+    """A tenth of the noise is missing."""
+
+    def plan(self, times):
+        return changed(super().plan(times), s=lambda s: 0.9 * s)
+
+
+class ForgetsWhichWay(EulerMaruyama):
+    """Backwards it takes the score with the forward SDE's sign."""
+
+    def plan(self, times):
+        table = super().plan(times)
+        return replace(table, epsilon=tuple(abs(v) for v in table.epsilon))
+
+
+class LostOnLoudPaths(Exponential):
+    """A third of each step is lost where the noise outgrows the data."""
+
+    def plan(self, times):
+        table = super().plan(times)
+        return changed(table, w=lambda w: tuple(0.7 * v for v in w)) if float(times.sigma[0]) > 2 else table
+
+
+class MiscountsItsSteps(Exponential):
+    def times(self, path, steps):
+        return super().times(path, steps + 1)
+
+
+class AsksAtTheEnd(RungeKutta):
+    """Does not say that its last stage lies where x is the data."""
+
+    asks_at_end: ClassVar[bool] = False
+
+
 class ExemptForNoReason(Exponential):
     exempt: ClassVar[dict[str, str]] = {"order": "so it says"}
 
 
 BROKEN = [(LosesAWeight(2), "order"), (LosesAWeight(2), "goes back"), (ForgetsItsHistory(), "order"), (TooNoisy(1.0), "keeps the law"),
-          (MiscountsItsCalls(), "field calls"), (SwapsItsPredictions(2), "order"), (OnlyForwards(), "goes back"), (ExemptForNoReason(), "order")]
+          (MiscountsItsCalls(), "field calls"), (SwapsItsPredictions(2), "order"), (OnlyForwards(), "goes back"), (ExemptForNoReason(), "order"),
+          (QuietAncestor(), "moments"), (ForgetsWhichWay(1.0), "moments"), (LostOnLoudPaths(2), "right on every schedule"),
+          (MiscountsItsSteps(2), "right on every schedule"), (AsksAtTheEnd(2), "every kind of network")]
 
 
 @pytest.mark.parametrize(("rule", "name"), BROKEN, ids=[f"{type(rule).__name__}-{name}" for rule, name in BROKEN])

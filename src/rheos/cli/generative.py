@@ -96,7 +96,7 @@ def sample(
     cond: Annotated[int | None, _option("A class for all of them.", "any")] = None,
     guidance: Annotated[float | None, _option("Classifier-free guidance: 1 is none, above 1 is closer to the class.", "none")] = None,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULE_NAMES)}.")] = "default",
-    steps: Annotated[int, typer.Option(help="Steps of the rule, one field call each, two for heun, four for rk4; rk45 chooses its own.")] = 20,
+    steps: Annotated[int, typer.Option(help="Steps: one field call each, two for heun, four for rk4; plms makes one call more, rk45 chooses its own.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
     out: Annotated[Path | None, _place("A .npy or .png file.", "samples/ in the folder")] = None,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",

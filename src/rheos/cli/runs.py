@@ -326,8 +326,6 @@ def _load(name: str, held_out: float | None) -> Dataset:
 
 
 def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
-    from functools import partial
-
     from rheos.core import checks
     from rheos.couplings import Independent, MinibatchOT
     from rheos.models import Standardise, Training
@@ -342,8 +340,7 @@ def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
         path = ProbabilityPath.kinetic_optimal(data_separation(seen, seed=settings["seed"]))
     else:
         path = getattr(ProbabilityPath, name)()
-    # Classes are asked for one by one, so noise must not tell them: pairs are made anew within each class only.
-    coupling = {"independent": Independent, "ot": partial(MinibatchOT, within=data.y is not None)}[checks.one_of("coupling", settings["coupling"], COUPLINGS)]
+    coupling = {"independent": Independent, "ot": MinibatchOT}[checks.one_of("coupling", settings["coupling"], COUPLINGS)]
     known = {key: value for key, value in settings.items() if key not in ("path", "every", "coupling")}
     return Training.prepare(data, **known, path=path, coupling=coupling)
 

@@ -32,7 +32,8 @@ class MinibatchOT:
     blur: of "sinkhorn", in the data's units, 0.5 unless told otherwise: the plan minimises E cost + 2 blur^2 KL(plan | independent), which for
         the default cost is that of the Schrodinger bridge of a Brownian motion with standard deviation `blur` at time 1. The smaller the longer it takes.
     cost: "sqeuclidean", or (x0, x1) -> (n, n) of what it costs to pair row i of x0 with row j of x1.
-    within: pair rows of the same condition only, for labels (rows,), so that x0 does not tell the label and guidance stays right.
+    within: pair rows of the same condition only, so that x0 does not tell it and guidance stays right; where cond is labels, whole numbers (rows,),
+        that is so unless told otherwise.
 
     What it is good for fades with the dimension: n points of a minibatch are far from all there are. And x0 depends on x1's condition here, unless
     `within` is set: asked for one condition, a network that learned from these pairs would need the noise that came with it.
@@ -46,14 +47,15 @@ class MinibatchOT:
     """
 
     def __init__(self, target: Any, source: Any = None, *, cond: Any = None, plan: str = "exact", blur: float | None = None,
-                 cost: str | Callable[[Tensor, Tensor], Tensor] = "sqeuclidean", within: bool = False):
+                 cost: str | Callable[[Tensor, Tensor], Tensor] = "sqeuclidean", within: bool | None = None):
         self.plan = checks.one_of("plan", plan, ("exact", "sinkhorn"))
         if blur is not None and plan == "exact":
             raise ValueError(f"blur belongs to plan 'sinkhorn', got {blur} for plan 'exact'")
         self.blur = None if plan == "exact" else BLUR if blur is None else checks.positive("blur", blur)
         self.pair_cost = cost if callable(cost) else checks.one_of("cost", cost, ("sqeuclidean",))
-        self.within = checks.flag("within", within)
-        if within and not (isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()):
+        labelled = isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
+        self.within = labelled if within is None else checks.flag("within", within)
+        if self.within and not labelled:
             got = f"{cond.dtype} of shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else type(cond).__name__
             raise ValueError(f"within needs labels, a cond of whole numbers (rows,), got {got}")
         self._drawn = Independent(target, source, cond=cond)

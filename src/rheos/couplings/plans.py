@@ -40,14 +40,14 @@ class Entropic(NamedTuple):
 def assignment(cost: Float[Tensor, "n n"]) -> Int64[Tensor, " n"]:
     """The permutation s that minimises sum_i cost[i, s(i)], (n,) int64 on the cost's device; exact, in float64 on the CPU, O(n^3) at worst.
 
-    ValueError for costs that are not finite.
+    ValueError for costs that are not finite or not square.
 
     >>> assignment(torch.tensor([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])).tolist()      # 1 + 2 + 2
     [1, 0, 2]
     """
     from scipy.optimize import linear_sum_assignment
 
-    checks.finite("cost", cost)
+    checks.finite("cost", checks.shape_of("cost", cost, (len(cost), len(cost)) if cost.ndim else (None, None)))
     given = cost.detach().cpu()
     exact = np.array(given.double().numpy())
     reduced = given.float()

@@ -156,6 +156,8 @@ def straightness(field: Field, start: Float[Tensor, "batch *event"], steps: int 
     steps = checks.integer("steps", steps, least=1)
     start = checks.tensor("start", start, floating=True).detach()
     rule, path = RungeKutta(2) if rule is None else rule, field.path
+    if not callable(getattr(rule, "plan", None)) or getattr(rule, "extra_calls", 0):
+        raise ValueError(f"rule must take steps of given length, each with the same number of calls, got {rule!r}")
     times = Times.uniform(path, 2 * steps, T)
     low, high = (float(v) for v in times.t[[0, -1]])
     energy, along = 0.0, torch.zeros_like(start, dtype=torch.float64)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rheos.core import Checkpoint, Draws, Watcher, checks, evolve, latest_checkpoint, load_state
-from rheos.couplings import Coupling, Independent
+from rheos.couplings import Coupling, Independent, MinibatchOT
 from rheos.data import Dataset
 from rheos.models.devices import pick_device
 from rheos.models.model import Model
@@ -94,6 +95,10 @@ class Training:
         if path.two_sided:
             raise ValueError("path must be one-sided to learn a law from noise, got a two-sided one; train those with Descent and Matching")
         transform = Standardise.fit(x, bounds)
+        scale = float(getattr(path.schedule, "scale", 1.0))
+        if not 1 / LOUD < scale < LOUD:
+            raise ValueError(f"path was made for data of scale {scale:.4g}, but train gives its data scale 1 first: "
+                             "use data_separation on Standardise.fit(x).forward(x)")
         if net is None:
             with Draws.of(seed).scope(0):
                 net = ResidualMLP(event, width=width, depth=depth, dropout=dropout, classes=classes).to(x.dtype)
@@ -109,6 +114,8 @@ class Training:
         when = when if when is not None else LogNormal(-0.5, 1.2) if loud else LogitNormal()
         matching = Matching(path, predicts, when, drop_condition=drop_condition if y is not None else 0.0, unit_input=unit_input)
         pairs = coupling(transform.forward(x).to(where), cond=None if y is None else y.to(where))
+        if not path.noise.gaussian and isinstance(pairs, MinibatchOT) and pairs.source is None:
+            raise ValueError(f"coupling draws normal noise, but the path has {path.noise}; give MinibatchOT a source of that law, or use Independent")
         if not callable(getattr(pairs, "sample", None)):
             raise TypeError(f"coupling must make an object with a method sample, as Independent does; got {type(pairs).__name__}")
         # A long run ends at rate 0; a warm-up of one step in fifty keeps Adam's first, badly scaled moves small.
@@ -121,8 +128,14 @@ class Training:
         digest = hashlib.sha256(x.detach().cpu().contiguous().numpy())
         if y is not None:
             digest.update(y.cpu().contiguous().numpy())
-        about = {"steps": steps, "path": repr(path), "predicts": list(matching.predicts), "unit_input": unit_input, "when": repr(matching.when),
-                 "coupling": type(pairs).__qualname__, "batch": batch, "rate": rate,
+        # By everything that they are made of: two paths may print alike.
+        try:
+            made = json.dumps(path.to_json(), sort_keys=True)
+        except TypeError:
+            made = repr(path)
+        paired = {name: value for name, value in sorted(vars(pairs).items()) if isinstance(value, str | int | float | bool)}
+        about = {"steps": steps, "path": repr(path), "path_hash": hashlib.sha256(made.encode()).hexdigest(), "predicts": list(matching.predicts),
+                 "unit_input": unit_input, "when": repr(matching.when), "coupling": f"{type(pairs).__qualname__} {paired}", "batch": batch, "rate": rate,
                  "width": width, "depth": depth, "dropout": dropout, "drop_condition": matching.drop_condition, "decay": decay, "clip": clip,
                  "accumulate": accumulate, "seed": card["seed"], "precision": precision, "net": type(net).__qualname__, "data": digest.hexdigest()}
         return cls(descent, descent.init(net), matching, transform, event, classes, card, about)

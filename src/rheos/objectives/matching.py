@@ -120,9 +120,9 @@ class Matching(_Adding):
         checks.between("drop_condition", self.drop_condition, 0.0, 1.0)
         if not callable(self.weight):
             checks.positive("weight", self.weight, zero=True)
-        if not callable(getattr(self.when, "sample", None)):
+        if isinstance(self.when, type) or not callable(getattr(self.when, "sample", None)):
             raise TypeError(f"when must be a law of times such as Uniform(), got {self.when!r}")
-        if not callable(self.metric):
+        if isinstance(self.metric, type) or not callable(self.metric):
             raise TypeError(f"metric must be a metric such as L2(), got {self.metric!r}")
         if checks.flag("unit_input", self.unit_input) and self.path.two_sided:
             raise ValueError("unit_input needs a one-sided path, got a two-sided one")

@@ -86,11 +86,14 @@ class Path:
     basis: Basis | None = None
 
     def __post_init__(self):
-        if not callable(getattr(self.schedule, "coefficients", None)):
+        if isinstance(self.schedule, type) or not callable(getattr(self.schedule, "coefficients", None)):
             raise TypeError(f"schedule must be a schedule such as Linear(), got {self.schedule!r}; or build the path with Path.linear()")
-        if not callable(getattr(self.noise, "draw", None)):
+        for name in ("two_sided", "interval"):
+            if not hasattr(self.schedule, name):
+                raise TypeError(f"schedule must have {name}, as rheos.paths.Schedule tells; {self.schedule!r} has not")
+        if isinstance(self.noise, type) or not callable(getattr(self.noise, "draw", None)):
             raise TypeError(f"noise must be a law such as Gaussian(), got {self.noise!r}")
-        if self.basis is not None and not callable(getattr(self.basis, "inverse", None)):
+        if self.basis is not None and (isinstance(self.basis, type) or not callable(getattr(self.basis, "inverse", None))):
             raise TypeError(f"basis must be a basis such as Fourier2d(), got {self.basis!r}")
         if self.basis is None and getattr(self.schedule, "spectral", False):
             raise ValueError(f"basis must be given: the coefficients of {self.schedule!r} differ by coordinate")
@@ -127,7 +130,12 @@ class Path:
 
     @classmethod
     def kinetic_optimal(cls, separation: Separation, *, noise: NoiseLaw = GAUSSIAN) -> Path:
-        """The path whose flow moves the data at the least kinetic energy; `separation` is `data_separation(x)`."""
+        """The path whose flow moves the data at the least kinetic energy from noise of the data's own scale; `separation` is `data_separation(x)`.
+
+        For data far from mean 0 and variance 1, such as raw pixels, standardise first: their noise would be as large as they are.
+        """
+        if not isinstance(separation, Separation):
+            raise TypeError(f"separation must be a Separation such as data_separation(x), got {type(separation).__name__}")
         return cls(KineticOptimal.of(separation), noise)
 
     @classmethod
@@ -158,7 +166,8 @@ class Path:
         self._one_sided("lam")
         self._scalar("lam")
         at = self.coefficients(t)
-        return at.b.log() - at.c.log()
+        b, c = (torch.as_tensor(v, dtype=torch.float64) for v in (at.b, at.c))      # either may be one number throughout
+        return b.log() - c.log()
 
     def time_at(self, lam: Tensor | float) -> Tensor:
         """The time at which `lam` is reached: the inverse of `lam`. ValueError for a two-sided path."""
@@ -215,6 +224,7 @@ class Path:
         arXiv:2010.02502). The standard deviation is eta sigma_s sqrt(1 - exp(-2 h)), h = lam_s - lam_t, and broadcasts to x.
         ValueError for two-sided paths and noise that is not Gaussian, for s before t, and for a t without noise.
         """
+        checks.shape_of("x1", x1, x.shape)
         now, then = self._two_times("posterior", x, t, s, s_later=True)
         eta = checks.between("eta", eta, 0.0, 1.0)
         if bool((now.c == 0).any()):
@@ -249,7 +259,8 @@ class Path:
                 raise ValueError(f"{name} must be one number or have shape ({len(x)},), one time a row of x, got shape {tuple(time.shape)}")
         if bool((second < first).any() if s_later else (second > first).any()):
             raise ValueError(f"s must not lie {'before' if s_later else 'after'} t, got t = {t} and s = {s}")
-        return self.coefficients(first), self.coefficients(second)
+        wide = lambda time: Coefficients(*(torch.as_tensor(v, dtype=torch.float64, device=time.device) for v in self.coefficients(time)))
+        return wide(first), wide(second)
 
     def amplification(self, kind: str) -> float:
         """How much an error of a prediction of this kind grows when it is read as data at the start of the path, |d data / d prediction|.

@@ -155,7 +155,8 @@ class EDM:
 
     def __post_init__(self):
         _rising_levels(self.sigma_min, self.sigma_max)
-        checks.positive("rho", self.rho)
+        if checks.positive("rho", self.rho) < 0.1:      # sigma_max^(1/rho) would leave the numbers that there are
+            raise ValueError(f"rho must be at least 0.1, got {self.rho:g}")
 
     def _roots(self) -> tuple[float, float]:
         return self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)

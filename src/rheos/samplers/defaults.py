@@ -12,13 +12,14 @@ SIGNAL_LEFT = 0.5                # of alpha at the start: paths that begin with 
 
 
 def default_rule(field: Field) -> Exponential | AdamsBashforth | RungeKutta:
-    """What samples best without tuning.
+    """What samples well without tuning, best or nearly so from 5 to 20 calls.
 
     Where the network tells the data well at the start of its path: data prediction, exponential rule of order 2 with corrector 2, polynomials
     in u, equal steps in sqrt(u). A network that predicts noise, or velocity on a variance-preserving path, does not: there the data
     prediction divides the network's error by alpha, which is almost 0, and the long first step would carry that on. It gets Adams-Bashforth of
     order 2 on its velocity, equal steps in sqrt(1 - t); and where alpha is not small but the noise is large, the exponential rule with
-    equal steps in rho^(1/7). Two-sided paths, and those whose coefficients differ by coordinate, get Heun's rule.
+    equal steps in rho^(1/7). Two-sided paths, and those whose coefficients differ by coordinate, get Heun's rule. Under strong guidance in 5
+    calls `UniPC(2)` is better, and from 20 calls on `UniPC(3)`.
     """
     path = field.path
     if path.two_sided or getattr(path.schedule, "spectral", False):

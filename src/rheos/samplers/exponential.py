@@ -61,6 +61,9 @@ class Exponential:
         checks.integer("order", self.order, least=1)
         checks.integer("corrector", self.corrector, least=0)
         checks.one_of("kind", self.kind, ("data", "noise", "score"))
+        for name in ("clock", "spacing"):
+            if not isinstance(getattr(self, name), Clock):
+                raise TypeError(f"{name} must be a Clock such as LAM, got {getattr(self, name)!r}")
         if checks.positive("tau", self.tau, zero=True) > 0:
             if self.kind != "data":
                 raise ValueError(f"tau above 0 needs kind data, got kind {self.kind}")
@@ -269,6 +272,10 @@ class DPMSolverPP(Exponential):
     def __post_init__(self):
         super().__post_init__()
         checks.one_of("form", self.form, ("exact", "midpoint"))
+        if self.kind != "data":
+            raise ValueError(f"DPMSolverPP has kind data, got kind {self.kind}; Exponential takes others")
+        if self.form == "midpoint" and self.clock != LAM:
+            raise ValueError(f"clock must be lam in the form midpoint, got {self.clock.name}")
         if self.form == "midpoint" and self.order > 2:
             raise ValueError(f"order must be at most 2 in the form midpoint, got {self.order}; the form exact has all orders")
 

@@ -97,10 +97,16 @@ class Multistep:
         t = float(times.t[i])
         answer = self.field(x, t, self.cond, at=times.each[i])
         if self.edit is not None and getattr(self.edit, "kind", kind) != kind:
-            edited = self.edit(answer.of(self.edit.kind), x, t)
-            answer = self.field.path.prediction({self.edit.kind: edited}, x, times.each[i])
+            answer = self.field.path.prediction({self.edit.kind: self._edited(answer.of(self.edit.kind), x, t)}, x, times.each[i])
         value = answer.drift(self.table.epsilon[i]) if kind == "drift" else answer.of(kind)
-        return value if self.edit is None or getattr(self.edit, "kind", kind) != kind else self.edit(value, x, t)
+        return value if self.edit is None or getattr(self.edit, "kind", kind) != kind else self._edited(value, x, t)
+
+    def _edited(self, value: Tensor, x: Tensor, t: float) -> Tensor:
+        edited = self.edit(value, x, t)
+        if not isinstance(edited, Tensor) or edited.shape != value.shape:
+            got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
+            raise ValueError(f"edit must return the shape of the prediction, {tuple(value.shape)}, got {got}")
+        return edited
 
     @classmethod
     def examples(cls) -> list[Example]:

@@ -56,7 +56,7 @@ class PLMS:
     def plan(self, times: Times) -> Table:
         if times.path.two_sided:
             raise ValueError("PLMS needs a one-sided path, got a two-sided one; use AdamsBashforth")
-        redo = self.extra_calls > 0
+        redo = self.extra_calls > 0 and times.steps > 1      # a single step ends where the noise may not be known
         steps = Exponential(1, "noise").plan(times).predict      # DDIM: x, and one noise for the whole step
         points, rows = times.t.tolist(), []
         for i, row in enumerate(steps):

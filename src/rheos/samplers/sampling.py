@@ -78,6 +78,8 @@ def sample(
         if not start.numel():
             raise ValueError(f"start must hold at least one sample, got shape {tuple(start.shape)}")
         n, event = len(start), tuple(start.shape[1:])
+    if edit is not None and not callable(edit):
+        raise TypeError(f"edit must be callable as edit(prediction, x, t), got {type(edit).__name__}")
     like = field.like if start is None else start
     cond = _spread(cond, n, like.device)
     if guidance is not None:
@@ -156,9 +158,11 @@ def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times, edit: 
     if field.path.two_sided or getattr(field.path.schedule, "spectral", False):
         return times
     t, kinds = times.t.tolist(), set(field.predicts)
+    # Of noise at sigma = 0 neither data nor a velocity tells anything.
+    blind = kinds == {"data"} or getattr(edit, "kind", None) == "data" or (getattr(rule, "kind", "") == "noise" and not kinds & {"noise", "score", "v"})
     if not {"velocity", "data"} & kinds and float(times.alpha[0]) == 0:
         t[0] = min(INSIDE, 0.5 * t[1])
-    if (kinds == {"data"} or getattr(edit, "kind", None) == "data") and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
+    if blind and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
         t[-1] = max(1 - INSIDE, 0.5 * (t[-2] + 1))
     return Times(field.path, t)
 

@@ -153,8 +153,12 @@ class Rule(Protocol):
 
 
 def planned(rule: Rule, times: Times) -> Table:
-    """The table of a rule at these times, planned once."""
-    return _kept(rule, times) if getattr(type(rule), "__hash__", None) is not None else rule.plan(times)
+    """The table of a rule at these times, planned once; anew each time where the rule, or a schedule of the user's own, cannot be hashed."""
+    try:
+        hash((rule, times))
+    except TypeError:
+        return rule.plan(times)
+    return _kept(rule, times)
 
 
 @lru_cache(maxsize=256)

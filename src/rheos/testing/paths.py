@@ -59,9 +59,24 @@ def ends(make: Callable[[], Path]) -> None:
         for name, wanted in (("a", [1.0, 0.0]), ("b", [0.0, 1.0]), ("c", [0.0, 0.0])):
             require(bool((getattr(at, name) - torch.tensor(wanted, dtype=F64)).abs().max() < 1e-12), f"{name} is {getattr(at, name).tolist()} at the ends")
         return
-    noise = (at.c / (at.b.square() + at.c.square()).sqrt()).tolist() if at.c.ndim == 1 else None
-    if noise is not None:
-        require(noise[0] > 0.99 and noise[1] < 0.1, f"the share of noise is {noise[0]:.3g} at t = 0 and {noise[1]:.3g} at t = 1")
+    for where, times in (("", [0.0, 1.0]), (" of its interval", path.interval)):
+        at = path.coefficients(torch.tensor(times, dtype=F64))
+        noise = [float(share) for share in (torch.as_tensor(at.c) / (torch.as_tensor(at.b) ** 2 + torch.as_tensor(at.c) ** 2).sqrt()).flatten(1).amax(1)
+                 ] if torch.as_tensor(at.c).ndim > 1 else (torch.as_tensor(at.c) / (torch.as_tensor(at.b) ** 2 + torch.as_tensor(at.c) ** 2).sqrt()).tolist()
+        require(noise[0] > 0.99 and noise[1] < 0.1, f"the share of noise is {noise[0]:.3g} at the start{where} and {noise[1]:.3g} at the end")
+
+
+def noise_and_basis(make: Callable[[], Path]) -> None:
+    """Noise that calls itself Gaussian has mean 0 and variance 1, rows do not depend on how they are split, and a basis keeps lengths and undoes itself."""
+    path = make()
+    z = path.noise.draw((4000, 3), seed=7, like=torch.empty(0, dtype=F64))
+    require(torch.equal(path.noise.draw((100, 3), seed=7, first=50, like=torch.empty(0, dtype=F64)), z[50:150]), "noise depends on how rows are split")
+    if path.noise.gaussian:
+        require(float(z.mean().abs()) < 0.05 and abs(float(z.std()) - 1) < 0.04, f"Gaussian noise has mean {z.mean():.3f} and deviation {z.std():.3f}")
+    if path.basis is not None:
+        x = Draws(4).rows("x", 0, (3, *EVENT), dtype=F64)
+        _close(path.basis.inverse(path.basis.forward(x)), x, 1e-12, "the basis does not undo itself")
+        _close(path.basis.forward(x).flatten(1).norm(dim=1), x.flatten(1).norm(dim=1), 1e-12, "the basis changes lengths")
 
 
 def lam_rises(make: Callable[[], Path]) -> None:
@@ -166,6 +181,7 @@ PATH_LINES: tuple[Line, ...] = (
     Line("derivatives", derivatives),
     Line("velocity = dx/dt", velocity),
     Line("ends", ends),
+    Line("noise and basis", noise_and_basis),
     Line("lam rises", lam_rises),
     Line("conversions round-trip", round_trips),
     Line("ends finite or refused", ends_are_finite_or_refused),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rheos.core import Draws, evolve
 from rheos.data import GaussianMixture, skewed
-from rheos.paths import ExactField, Path, T, Times
+from rheos.paths import ExactField, Field, Path, T, Times
 from rheos.samplers import Multistep, MultistepState, Rule, Table, sample
 from rheos.testing.conformance import Line, hold, require
 from rheos.testing.orders import observed_order
@@ -91,6 +91,93 @@ def has_its_order(make: Make) -> None:
 
     found = observed_order(run, flowed(path, START, *span), [32, 64, 128])
     require(found > rule.order - 0.35, f"it declares order {rule.order}, and {found:.2f} is seen")
+
+
+def right_on_every_schedule(make: Make) -> None:
+    """On its own times it nears the flow of a Gaussian on every schedule: 96 steps err less than 12, and by less than a tenth (deterministic rules)."""
+    for name, path in rule_paths().items():
+        rule = make()
+        if path.two_sided or not _serves(rule, path) or rule.plan(rule.times(path, 4)).stochastic:
+            continue
+        errors = []
+        for steps in (12, 96):
+            times = rule.times(path, steps)
+            require(times.steps == steps, f"asked for {steps} steps on the {name} path, it takes {times.steps}")
+            start = START * float(times.sigma[0])
+            end = flowed(path, start, float(times.t[0]), float(times.t[-1]))
+            errors.append(float((sample(_field(path), start=start, rule=rule, times=times) - end).abs().max()))
+        require(errors[1] < max(0.5 * errors[0], 1e-6), f"on the {name} path 12 steps err by {errors[0]:.2g}, 96 by {errors[1]:.2g}")
+        limit = 0.1 if rule.order > 1 or rule.calls_per_step > 1 else 0.4
+        require(errors[1] < limit or name in getattr(rule, "loose_on", ()), f"on the {name} path 96 steps still err by {errors[1]:.2g}")
+
+
+def serves_every_network(make: Make) -> None:
+    """Networks that tell one kind only are sampled to finite numbers on the rule's own times, 1 and 6 steps."""
+    for name in ("linear", "vp", "edm"):
+        path = rule_paths()[name]
+        exact, start = _field(path), START * float(path.coefficients(path.interval[0]).c)
+        for kind in ("velocity", "data", "noise", "v", "score"):
+            told = Field(lambda x, t, cond, kind=kind, exact=exact: exact(x, t).of(kind), path, kind)
+            for steps in (1, 6):
+                try:
+                    sample(told, start=start, rule=make(), steps=steps)
+                except (ValueError, ArithmeticError) as error:
+                    require(False, f"a network that tells {kind} on the {name} path, {steps} steps: {error}")
+
+
+def moments(table: Table) -> tuple[Tensor, Tensor]:
+    """Mean and variance at the end of a table on the exact field of a Gaussian, begun at the path's own law, without sampling.
+
+    All is affine, so each coordinate is carried as (constant, share of the start, shares of the noises).
+    """
+    field, shocks = _field(table.times.path), [i for i, row in enumerate(table.predict) if row.s]
+    begun = table.times.each[0]
+    x = torch.zeros(2 + len(shocks), 2, dtype=F64)
+    x[0], x[1] = begun.b * MEAN[0], (begun.b**2 * SPREAD[0] + begun.c**2).sqrt()
+
+    def told(i: int, values: Tensor) -> Tensor:
+        # An affine map is known by its values at 0 and at 1.
+        answer = field(torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=F64), float(table.times.t[i]), at=table.times.each[i])
+        ends = answer.drift(table.epsilon[i]) if table.kind == "drift" else answer.of(table.kind)
+        out = values * (ends[1] - ends[0])
+        out[0] += ends[0]
+        return out
+
+    points, predictions = [x], []
+    for i, row in enumerate(table.predict):
+        predictions.insert(0, told(i, points[0]))
+        x = torch.zeros_like(x)
+        for weights, values in ((row.a, points), (row.w, predictions)):
+            for weight, value in zip(weights, values, strict=False):
+                x = x + weight * value
+        if row.s:
+            x[2 + shocks.index(i)] += row.s
+        points.insert(0, x)
+    return x[0], x[1:].square().sum(0)
+
+
+def keeps_every_moment(make: Make) -> None:
+    """Stochastic rules: mean and variance at the end, carried exactly, near the path's, and nearer with four times the steps; backwards too."""
+    for name in ("linear", "vp", "ve"):
+        path, rule = rule_paths()[name], make()
+        spans = [lambda n, path=path, rule=rule: rule.times(path, n), lambda n, path=path: Times.uniform(path, n, T, start=0.2, end=0.9),
+                 lambda n, path=path: Times.uniform(path, n, T, start=0.9, end=0.3)]
+        for number, span in enumerate(spans):
+            gaps = []
+            for steps in (40, 160):
+                try:
+                    table = rule.plan(span(steps))
+                except ValueError as error:
+                    require(number == 2 and "from noise to data" in str(error), f"it cannot go from {span(2).t[0]:g} to {span(2).t[-1]:g}: {error}")
+                    break
+                if not table.stochastic or any(mend is not None for mend in table.correct):
+                    return
+                (mean, variance), end = moments(table), table.times.each[-1]
+                true = end.b**2 * SPREAD[0] + end.c**2
+                gaps.append(float(max(((mean - end.b * MEAN[0]) / true.sqrt()).abs().max(), (variance / true - 1).abs().max())))
+            where = f"on the {name} path from {span(2).t[0]:.3g} to {span(2).t[-1]:.3g}"
+            require(not gaps or gaps[1] < max(0.7 * gaps[0], 0.02), f"{where} moments err by {gaps[:1]} at 40 steps, by {gaps[1:]} at 160")
+            require(not gaps or gaps[1] < 0.15, f"{where} moments still err by {gaps[1:]} at 160 steps")
 
 
 def keeps_the_law(make: Make) -> None:
@@ -176,6 +263,9 @@ def falls_on_a_mixture(make: Make) -> None:
 RULE_LINES: tuple[Line, ...] = (
     Line("field calls", calls_are_counted),
     Line("order", has_its_order),
+    Line("right on every schedule", right_on_every_schedule),
+    Line("every kind of network", serves_every_network),
+    Line("moments", keeps_every_moment),
     Line("keeps the law", keeps_the_law),
     Line("stays finite", stays_finite),
     Line("uneven times", takes_uneven_times),

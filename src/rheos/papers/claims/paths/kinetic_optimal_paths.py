@@ -7,10 +7,10 @@ digits on four principal axes and whole (d = 64), and pictures of 28 x 28 (d = 7
 with one Monte Carlo estimate of the data's curve and judged with another, of other noise. The pictures are Fashion-MNIST's where Debian's package
 dataset-fashion-mnist is installed (or RHEOS_FASHION_MNIST names its folder), else patches of scikit-learn's two photographs; rows say which.
 
-Smoke scale has the digits only, on 64, 4 and 2 axes. Supporting rows show what the core ones rest on: pictures with their mean taken away
-are further from Cond-OT than the thresholds say; on moons the fixed cosine path saves most of what the optimum saves and reaches the threshold
-set for it, so that this row says how far Cond-OT is from the optimum, not that no fixed path comes near; and, for what it is worth, two networks
-trained once on digits, one along each path, sampled with every seed. On a GPU: likelihoods on images.
+Smoke scale has the digits only, on 64, 4 and 2 axes. Supporting rows show what the core ones rest on: pictures with their mean taken away are
+further from Cond-OT than the thresholds say, and moons with their mean nearer; on moons the fixed cosine path saves most of what the optimum
+saves and reaches the threshold set for it, so that this row says how far Cond-OT is from the optimum, not that no fixed path comes near; and,
+for what it is worth, two networks trained once on digits, one along each path, sampled with every seed. On a GPU: likelihoods on images.
 """
 import gzip
 import os
@@ -135,7 +135,8 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
         return [*checks, Check("digits: max |b - t|, 64 axes over 4", whole.deviation() / sets["digits on 4 axes"].deviation(), "<=",
                                DEVIATION_OVER_LOWER_DIMENSION_AT_MOST, control=plane.deviation() / sets["digits on 4 axes"].deviation())]
     steepest = lambda *rising: max(high.deviation() / low.deviation() for low, high in zip(rising, rising[1:], strict=False))
-    centred = measured(images - images.mean(0))
+    # Each in the preparation that the threshold was set for, and in the other one.
+    centred, as_they_are = measured(images - images.mean(0)), measured(two_moons().sample(count, seed=seed))
     report = lambda name, value, threshold, relation="<=": Check(name, value, relation, threshold, control=None, core=False)
     return [
         *checks,
@@ -151,6 +152,7 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
         # For the record, a fixed path that saves much of it too.
         report("moons: energy of Cond-OT over the cosine path's", sets["moons"].saved(RIVALS["cosine"]), SAVED_ON_MOONS_AT_LEAST, ">="),
         report("moons: mean square of the exact velocity, brute force, over 2 - 2 cos(Phi), distance from 1", brute_force(sets["moons"], seed), 0.05),
+        report("moons with their mean: energy of Cond-OT over the optimum's", as_they_are.saved(as_they_are.path), SAVED_ON_MOONS_AT_LEAST, ">="),
         report(f"{name} less its mean: energy of Cond-OT over the optimum's", centred.saved(centred.path), SAVED_ON_PICTURES_AT_MOST),
         report(f"{name} less its mean: max |b - t|", centred.deviation(), DEVIATION_ON_PICTURES_AT_MOST),
         *trained(seed),

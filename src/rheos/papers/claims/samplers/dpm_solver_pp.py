@@ -5,9 +5,10 @@ stays stable and samples in 15 to 20 steps where DDIM takes 100 and more. Here: 
 Gaussian a class), guided to threes, so that every error is the solver's own; the median over samples of the distance to the exact end point.
 And a network trained on digits. The paper has images of a guided latent diffusion model.
 
-The first two core rows and the fourth are one phenomenon, measured with guidance 8; their control is the same with the guidance taken
-away. Which part of the method cures it is in supporting rows: in single steps the data prediction does; in multistep form the noise
-prediction is not broken at all here and on equal steps in lam errs less than the data prediction, and so does DDIM than order 2.
+The core rows are what can be laid at the method's door: in single steps it is the data prediction, and nothing else, that cures the blow-up;
+and ++2M with guidance samples closer than DDIM, the baseline in its place. Supporting rows show the rest of the paper's comparison, and what takes
+its place just as well: in multistep form the noise prediction is not broken at all here, and on equal steps in lam it, and even DDIM, err
+less than the data prediction. So of ++3M's gain over the old solver the multistep form alone would explain all.
 """
 import torch
 
@@ -19,7 +20,7 @@ from rheos.samplers import DDIM, DPMSolverPP, Exponential, Rule, Singlestep, sam
 
 # Guidance 8 as in the paper's latent diffusion experiments; calls and thresholds from rheos' specification, written before the run.
 GUIDANCE, FEW_CALLS, CLASS = 8.0, 12, 3
-BROKEN_AT_LEAST = 10.0          # error of single-step DPM-Solver-3 over DPM-Solver++ 3M, strongly guided
+BROKEN_AT_LEAST = 10.0          # error of single-step DPM-Solver-3 over the new solver's, strongly guided
 WORSE_THAN_DDIM_AT_LEAST = 5.0
 FASTER_AT_MOST = 0.7            # error of ++2M over DDIM's, equal steps in t, 18 and 24 calls
 UNGUIDED_AT_MOST = 4.0
@@ -57,16 +58,16 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     report = lambda name, value, relation, threshold: Check(name, value, relation, threshold, control=None, core=False)
     on_ddim = lambda rule: guided.error(rule, FEW_CALLS, LAM) / guided.error(DDIM(), FEW_CALLS, LAM)
     checks = [
-        Check("guided: error of single-step DPM-Solver-3 over ++3M, 12 calls", broken(guided, new), ">=", BROKEN_AT_LEAST, control=broken(plain, new)),
-        Check("guided: error of single-step DPM-Solver-3 over DDIM, 12 calls", broken(guided, DDIM()), ">=", WORSE_THAN_DDIM_AT_LEAST,
-              control=broken(plain, DDIM())),
-        # The second order taken away is DDIM; from other starts, so that it is measured.
+        # The data prediction taken away is the old solver itself, and the second order taken away DDIM; from other starts, so that they are measured.
+        Check("guided: error of single-step DPM-Solver-3 over its data-prediction kin, 12 calls", broken(guided, single), ">=", BROKEN_AT_LEAST,
+              control=other.error(old, FEW_CALLS, LAM) / guided.error(old, FEW_CALLS, LAM)),
         Check("guided: error of ++2M over DDIM, 18 and 24 equal steps in t", faster(guided, DPMSolverPP(2)), "<=", FASTER_AT_MOST,
               control=faster(other, DDIM())),
-        Check("unguided: error of single-step DPM-Solver-3 over ++3M, 12 calls", broken(plain, new), "<=", UNGUIDED_AT_MOST, control=broken(guided, new)),
-        report("guided: error of single-step DPM-Solver-3 over its data-prediction kin, 12 calls", broken(guided, single), ">=", BROKEN_AT_LEAST),
+        report("guided: error of single-step DPM-Solver-3 over ++3M, 12 calls", broken(guided, new), ">=", BROKEN_AT_LEAST),
         report("guided: error of single-step DPM-Solver-3 over multistep of the noise, 12 calls", broken(guided, Exponential(3, "noise", LAM)), ">=",
                BROKEN_AT_LEAST),
+        report("guided: error of single-step DPM-Solver-3 over DDIM, 12 calls", broken(guided, DDIM()), ">=", WORSE_THAN_DDIM_AT_LEAST),
+        report("unguided: error of single-step DPM-Solver-3 over ++3M, 12 calls", broken(plain, new), "<=", UNGUIDED_AT_MOST),
         report("guided: error of multistep of the noise of order 2 over DDIM, equal steps in t", faster(guided, Exponential(2, "noise", LAM)), "<=",
                FASTER_AT_MOST),
         report("guided: error of ++2M over DDIM, 12 equal steps in lam", on_ddim(DPMSolverPP(2)), "<=", FASTER_AT_MOST),
@@ -90,13 +91,13 @@ def trained(seed: int) -> list[Check]:
 
 
 def plot(ax, checks: list[Check]):
-    """Errors as ratios, with the guidance and without."""
+    """Errors as ratios, with the idea and without."""
     rows = [c for c in checks if c.control is not None]
     at = range(len(rows))
     ax.bar([i - 0.2 for i in at], [c.value for c in rows], 0.4, label="measured")
     ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="control")
     ax.plot(at, [c.threshold for c in rows], "k_", markersize=24, label="threshold")
-    ax.set_xticks(list(at), ["3 / ++3M", "3 / DDIM", "++2M / DDIM", "3 / ++3M, unguided"])
+    ax.set_xticks(list(at), ["noise / data, single step", "++2M / DDIM"])
     ax.set_yscale("log")
     ax.legend()
     return ax

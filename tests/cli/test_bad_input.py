@@ -266,8 +266,8 @@ def test_missing_extra(capsys, place, monkeypatch):
 def test_a_loss_that_leaves_the_numbers(capsys, tmp_path, monkeypatch):
     from rheos.objectives import Matching
 
-    plain = Matching._at
-    monkeypatch.setattr(Matching, "_at", lambda self, net, pair, t, z, cond: plain(self, net, pair, t, z * torch.inf, cond))
+    plain = Matching._asked
+    monkeypatch.setattr(Matching, "_asked", lambda self, net, pair, t, z, cond: plain(self, net, pair, t, z * torch.inf, cond))
     assert run_app(build(), ["train", "digits", "--out", str(tmp_path / "run"), *SMALL]) == 1
     out, err = capsys.readouterr()
     assert err.count("\n") == 1 and "at step 0" in err and not (tmp_path / "run" / "model").exists()

@@ -205,7 +205,7 @@ def test_one_step_learns_the_map_at_time_0_alone(path, seed):
 @pytest.mark.parametrize(("change", "error", "message"), [
     ({"rounds": 0}, ValueError, "rounds must be at least 1, got 0"), ({"pairs": 0}, ValueError, "pairs must be at least 1"),
     ({"steps": 0}, ValueError, "steps must be at least 1"), ({"objective": 3}, TypeError, None), ({"restart": 1}, TypeError, None),
-    ({"bacth": 3}, TypeError, "bacth"), ({"integrate": lambda f, x: x[:, :1]}, ValueError, "integrate must return the shape of x"),
+    ({"bacth": 3}, ValueError, "bacth"), ({"integrate": lambda f, x: x[:, :1]}, ValueError, "integrate must return the shape of x"),
 ])
 def test_refusals(change, error, message):
     with pytest.raises(error, match=message):
@@ -216,3 +216,8 @@ def test_refusals(change, error, message):
 def test_one_step_refuses_paths_that_do_not_start_straight(path):
     with pytest.raises(ValueError, match="path must be Path.linear"):
         one_step(Paired(Z.float(), Z.float()), Affine(), path=path, steps=1)
+
+
+def test_a_misspelt_setting_is_named():
+    with pytest.raises(ValueError, match="a setting of rectify must be one of .*did you mean clip"):
+        rectify(Independent(torch.rand(8, 2)), lambda: torch.nn.Linear(2, 2), clipp=1.0)

@@ -142,3 +142,16 @@ def test_judge_refuses_what_cannot_be_judged(by_seed, said):
 
 def test_scales():
     assert [scale.value for scale in Scale] == ["full", "smoke"]
+
+
+def test_bars_show_every_row_that_has_a_control():
+    from matplotlib.figure import Figure
+
+    from rheos.papers import bars
+
+    rows = [Check("a", 0.2, "<=", 0.5, control=2.0), Check("b", 0.3, "<=", 0.6, control=1.5), Check("told", 7.0, "<=", 9.0, control=None, core=False)]
+    ax = bars(Figure().subplots(), rows, ["first", "second"], method="ours")
+    assert [round(bar.get_height(), 6) for bar in ax.patches] == [0.2, 0.3, 2.0, 1.5]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["first", "second"] and ax.lines[0].get_ydata().tolist() == [0.5, 0.6]
+    with pytest.raises(ValueError, match="labels must be 2, one a row with a control, got 3"):
+        bars(Figure().subplots(), rows, ["a", "b", "c"], method="ours")

@@ -422,3 +422,13 @@ def test_a_corrector_with_points_of_its_own_is_taken_as_it_is():
     x2 = 0.7 * x1 + 0.3 * x0 + 0.2 * p1 + 0.1 * p0
     torch.testing.assert_close(seen[1], guess)
     torch.testing.assert_close(out, x2 + 0.25 * v(x2))
+
+
+def test_networks_that_predict_v_begin_where_the_path_does():
+    """From v the data can be read at alpha = 0, so that nothing need be left out there, as it must be for noise."""
+    told = {}
+    for kind in ("v", "velocity", "data", "noise"):
+        times = told.setdefault(kind, [])
+        net = lambda x, t, cond, times=times: times.append(float(t[0])) or -x
+        sample(Field(net, Path.linear(), kind), start=START, steps=6)
+    assert [told[kind][0] for kind in ("v", "velocity", "data")] == [0.0, 0.0, 0.0] and 0 < told["noise"][0] <= 1e-3

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -79,6 +80,8 @@ def rectify(
         raise TypeError(f"objective must be a Matching, which tells the path, got {type(objective).__name__}")
     if not callable(getattr(coupling, "sample", None)):
         raise TypeError(f"coupling must have a method sample(n, seed=, step=), got {type(coupling).__name__}")
+    for name in settings:
+        checks.one_of("a setting of rectify", name, [f.name for f in fields(Descent) if f.name not in ("objective", "coupling")])
     draws, watchers = Draws.of(seed), tuple(watch)
     given, flows = coupling, []
     net: nn.Module | None = None

@@ -32,6 +32,8 @@ def pair(x: Tensor, y: Tensor, features: Features | None = None) -> tuple[Float[
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(f"x and y must have the same event shape, got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")
     if features is not None:
+        if not callable(features):
+            raise TypeError(f"features must be callable, got {type(features).__name__}")
         x, y = (_applied(name, features, rows) for name, rows in (("x", x), ("y", y)))
         if x.shape[1:] != y.shape[1:]:
             raise ValueError(f"features must give both sets the same shape, got {tuple(x.shape[1:])} and {tuple(y.shape[1:])}")

@@ -11,11 +11,13 @@ from rheos.papers.catalog import Paper, cite, find, papers, search
 from rheos.papers.checks import Check, RowVerdict, Scale, Verdict, judge
 
 # These load on first use: fixtures hold tensors, and so bring torch.
-LAZY = {"Fixture": "fixtures", "Result": "results", "digits_noise_teacher": "teachers", "fixture": "fixtures", "literal_controls": "controls",
-        "measure": "runner"}
+LAZY = {
+    "Fixture": "fixtures", "Result": "results", "bars": "pictures", "digits_noise_teacher": "teachers", "fixture": "fixtures",
+    "literal_controls": "controls", "measure": "runner",
+}
 __all__ = [
     "Check", "Fixture", "Paper", "Result", "RowVerdict", "Scale", "Verdict",
-    "cite", "digits_noise_teacher", "find", "fixture", "judge", "literal_controls", "measure", "papers", "search",
+    "bars", "cite", "digits_noise_teacher", "find", "fixture", "judge", "literal_controls", "measure", "papers", "search",
 ]
 
 

@@ -160,7 +160,7 @@ def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times, edit: 
     t, kinds = times.t.tolist(), set(field.predicts)
     # Of noise at sigma = 0 neither data nor a velocity tells anything.
     blind = kinds == {"data"} or getattr(edit, "kind", None) == "data" or (getattr(rule, "kind", "") == "noise" and not kinds & {"noise", "score", "v"})
-    if not {"velocity", "data"} & kinds and float(times.alpha[0]) == 0:
+    if not {"velocity", "data", "v"} & kinds and float(times.alpha[0]) == 0:
         t[0] = min(INSIDE, 0.5 * t[1])
     if blind and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
         t[-1] = max(1 - INSIDE, 0.5 * (t[-2] + 1))

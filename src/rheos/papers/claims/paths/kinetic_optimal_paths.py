@@ -24,7 +24,7 @@ from rheos.data import GaussianMixture, load, two_moons
 from rheos.metrics import digit_features, frechet
 from rheos.models import Standardise, train
 from rheos.nets import ResidualMLP
-from rheos.papers import Check, Scale, fixture
+from rheos.papers import Check, Scale, bars, fixture
 from rheos.paths import ExactField, Field, Path, Separation, data_separation, kinetic_energy
 from rheos.samplers import sample
 
@@ -216,12 +216,4 @@ def trained(seed: int) -> list[Check]:
 
 def plot(ax, checks: list[Check]):
     """Values beside their controls."""
-    rows = [c for c in checks if c.control is not None]
-    at = range(len(rows))
-    ax.bar([i - 0.2 for i in at], [c.value for c in rows], 0.4, label="kinetic-optimal")
-    ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="without the idea")
-    ax.plot(at, [c.threshold for c in rows], "k_", markersize=24, label="threshold")
-    ax.set_xticks(list(at), [str(i + 1) for i in at])
-    ax.set_yscale("log")
-    ax.legend()
-    return ax
+    return bars(ax, checks, [str(i + 1) for i in range(sum(c.control is not None for c in checks))], method="kinetic-optimal")

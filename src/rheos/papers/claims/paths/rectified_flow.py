@@ -19,7 +19,7 @@ from rheos.metrics import digit_features, floor, frechet, sliced_w2
 from rheos.models import train
 from rheos.nets import ResidualMLP
 from rheos.objectives import Matching
-from rheos.papers import Check, Scale, fixture
+from rheos.papers import Check, Scale, bars, fixture
 from rheos.paths import Field, Path
 from rheos.samplers import Euler, RungeKutta, sample
 
@@ -126,12 +126,4 @@ def digits(seed: int) -> list[Check]:
 
 def plot(ax, checks: list[Check]):
     """Ratios with the pairing and without."""
-    rows = [c for c in checks if c.control is not None]
-    at = range(len(rows))
-    ax.bar([i - 0.2 for i in at], [c.value for c in rows], 0.4, label="rectified")
-    ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="pairs shuffled")
-    ax.plot(at, [c.threshold for c in rows], "k_", markersize=24, label="threshold")
-    ax.set_xticks(list(at), [*(f"cost, p {p:g}" for p in POWERS), "straightness", "one step"])
-    ax.set_yscale("log")
-    ax.legend()
-    return ax
+    return bars(ax, checks, [*(f"cost, p {p:g}" for p in POWERS), "straightness", "one step"], method="rectified", without="pairs shuffled")

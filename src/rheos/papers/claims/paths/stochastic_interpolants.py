@@ -13,7 +13,7 @@ from rheos.data import GaussianMixture, load
 from rheos.metrics import floor, sliced_w2
 from rheos.nets import ResidualMLP
 from rheos.objectives import Matching
-from rheos.papers import Check, Scale
+from rheos.papers import Check, Scale, bars
 from rheos.paths import ExactField, Field, Path, Times
 from rheos.samplers import EulerMaruyama, sample
 from rheos.training import Average, Cosine, Descent
@@ -109,12 +109,4 @@ def digits(seed: int, full: bool) -> list[Check]:
 
 def plot(ax, checks: list[Check]):
     """Values beside their controls."""
-    rows = [c for c in checks if c.control is not None]
-    at = range(len(rows))
-    ax.bar([i - 0.2 for i in at], [c.value for c in rows], 0.4, label="interpolant")
-    ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="without the score")
-    ax.plot(at, [c.threshold for c in rows], "k_", markersize=24, label="threshold")
-    ax.set_xticks(list(at), ["eps 0", "eps 0.5", "eps 2", "wrong velocity"])
-    ax.set_yscale("log")
-    ax.legend()
-    return ax
+    return bars(ax, checks, ["eps 0", "eps 0.5", "eps 2", "wrong velocity"], method="interpolant", without="without the score")

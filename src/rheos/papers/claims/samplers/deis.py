@@ -12,7 +12,7 @@ the first thresholds, the former with good times by more; and on the trained net
 import torch
 
 from rheos.data import digits_mixture
-from rheos.papers import Check, Scale, digits_noise_teacher
+from rheos.papers import Check, Scale, bars, digits_noise_teacher
 from rheos.paths import LAM, QUADRATIC, ExactField, Field, Path, T, Times
 from rheos.samplers import DDIM, DEIS, AdamsBashforth, Exponential, Rule, sample
 
@@ -78,12 +78,4 @@ def trained(seed: int) -> list[Check]:
 
 def plot(ax, checks: list[Check]):
     """Errors over DDIM's, with and without the idea."""
-    rows = [c for c in checks if c.control is not None]
-    at = range(len(rows))
-    ax.bar([i - 0.2 for i in at], [c.value for c in rows], 0.4, label="DEIS")
-    ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="without the idea")
-    ax.plot(at, [c.threshold for c in rows], "k_", markersize=24, label="threshold")
-    ax.set_xticks(list(at), ["lam", "sqrt(1 - t)", "degrees"])
-    ax.set_yscale("log")
-    ax.legend()
-    return ax
+    return bars(ax, checks, ["lam", "sqrt(1 - t)", "degrees"], method="DEIS")

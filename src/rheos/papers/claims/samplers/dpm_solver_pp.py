@@ -14,7 +14,7 @@ import torch
 
 from rheos.data import digits_mixture
 from rheos.guidance import classifier_free
-from rheos.papers import Check, Scale, digits_noise_teacher
+from rheos.papers import Check, Scale, bars, digits_noise_teacher
 from rheos.paths import LAM, Clock, ExactField, Field, Path, T, Times
 from rheos.samplers import DDIM, DPMSolverPP, Exponential, Rule, Singlestep, sample
 
@@ -92,12 +92,4 @@ def trained(seed: int) -> list[Check]:
 
 def plot(ax, checks: list[Check]):
     """Errors as ratios, with the idea and without."""
-    rows = [c for c in checks if c.control is not None]
-    at = range(len(rows))
-    ax.bar([i - 0.2 for i in at], [c.value for c in rows], 0.4, label="measured")
-    ax.bar([i + 0.2 for i in at], [c.control for c in rows], 0.4, label="control")
-    ax.plot(at, [c.threshold for c in rows], "k_", markersize=24, label="threshold")
-    ax.set_xticks(list(at), ["noise / data, single step", "++2M / DDIM"])
-    ax.set_yscale("log")
-    ax.legend()
-    return ax
+    return bars(ax, checks, ["data / noise, single step", "++2M / DDIM"], method="DPM-Solver++")

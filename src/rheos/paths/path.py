@@ -16,7 +16,7 @@ from rheos.paths.basis import Basis
 from rheos.paths.discrete import Betas
 from rheos.paths.kinetic import KineticOptimal, Separation
 from rheos.paths.noise import GAUSSIAN, NoiseLaw, Student
-from rheos.paths.predictions import KINDS, Prediction
+from rheos.paths.predictions import KINDS, Prediction, shaped
 from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Schedule
 
 __all__ = ["Path", "PathPoint"]
@@ -47,14 +47,6 @@ class PathPoint(NamedTuple):
         return self.z if kind == "noise" else self.path.prediction({"data": self.x1, "noise": self.z}, self.x, self.at).of(kind)
 
 
-def _shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim < 2:
-        value = value.reshape(-1, *(1,) * (like.ndim - 1))
-    return value if value.dtype == like.dtype else value.to(like.dtype)
-
-
 def _sum(u: Tensor | float, x: Tensor, v: Tensor | float, y: Tensor) -> Tensor:
     """u x + v y in as few operations as the kinds of the coefficients allow: this runs once a training step."""
     first = x if isinstance(u, float) and u == 1.0 else u * x
@@ -63,11 +55,11 @@ def _sum(u: Tensor | float, x: Tensor, v: Tensor | float, y: Tensor) -> Tensor:
 
 def _joined(x1: Tensor, x0: Tensor | None, z: Tensor | None, at: Coefficients) -> tuple[Tensor, Tensor]:
     """a x0 + b x1 + c z and its time derivative."""
-    b, db = _shaped(at.b, x1), _shaped(at.db, x1)
+    b, db = shaped(at.b, x1), shaped(at.db, x1)
     if x0 is None:
-        return _sum(b, x1, _shaped(at.c, x1), z), _sum(db, x1, _shaped(at.dc, x1), z)
-    x, velocity = _sum(_shaped(at.a, x1), x0, b, x1), _sum(_shaped(at.da, x1), x0, db, x1)
-    return (x, velocity) if z is None else (_sum(1.0, x, _shaped(at.c, x1), z), _sum(1.0, velocity, _shaped(at.dc, x1), z))
+        return _sum(b, x1, shaped(at.c, x1), z), _sum(db, x1, shaped(at.dc, x1), z)
+    x, velocity = _sum(shaped(at.a, x1), x0, b, x1), _sum(shaped(at.da, x1), x0, db, x1)
+    return (x, velocity) if z is None else (_sum(1.0, x, shaped(at.c, x1), z), _sum(1.0, velocity, shaped(at.dc, x1), z))
 
 
 @dataclass(frozen=True)
@@ -214,7 +206,7 @@ class Path:
         self._one_sided("prior")
         scale = self.coefficients(self.interval[0] if start is None else start).c
         z = self.noise.draw(tuple(shape), seed=seed, purpose="start", first=first, like=torch.empty(0, **kinds))
-        return z * float(scale) if self.basis is None else self.basis.inverse(_shaped(scale, z) * self.basis.forward(z))
+        return z * float(scale) if self.basis is None else self.basis.inverse(shaped(scale, z) * self.basis.forward(z))
 
     def posterior(self, x: Inexact[Tensor, "batch *event"], x1: Inexact[Tensor, "batch *event"], t: Tensor | float, s: Tensor | float,
                   eta: float = 1.0) -> tuple[Inexact[Tensor, "batch *event"], Tensor]:
@@ -233,7 +225,7 @@ class Path:
         decay = torch.where(then.b == 0, 1.0, now.b * then.c / (then.b * now.c))
         spread = eta * then.c * (1 - decay**2).clamp_min(0).sqrt()
         kept = (then.c**2 - spread**2).clamp_min(0).sqrt()
-        b, c, b_s, kept, spread = (_shaped(v, x) for v in (now.b, now.c, then.b, kept, spread))
+        b, c, b_s, kept, spread = (shaped(v, x) for v in (now.b, now.c, then.b, kept, spread))
         return b_s * x1 + kept * (x - b * x1) / c, spread
 
     def transition(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, s: Tensor | float) -> tuple[Inexact[Tensor, "batch *event"], Tensor]:
@@ -246,7 +238,7 @@ class Path:
             raise ValueError("t must leave some data in x, got a time with alpha = 0")
         ratio = then.b / now.b
         spread = (then.c**2 - (ratio * now.c) ** 2).clamp_min(0).sqrt()
-        return _shaped(ratio, x) * x, _shaped(spread, x)
+        return shaped(ratio, x) * x, shaped(spread, x)
 
     def _two_times(self, what: str, x: Tensor, t: Tensor | float, s: Tensor | float, *, s_later: bool) -> tuple[Coefficients, Coefficients]:
         self._one_sided(what)
@@ -279,7 +271,7 @@ class Path:
     def unit(self, x: Inexact[Tensor, "batch *event"], at: Coefficients) -> Inexact[Tensor, "batch *event"]:
         """x / sqrt(b^2 + c^2): of about variance 1 at all times where the data are; what networks with `unit_input` are shown."""
         self._scalar("unit_input")
-        b, c = _shaped(at.b, x), _shaped(at.c, x)
+        b, c = shaped(at.b, x), shaped(at.c, x)
         return x / (b * b + c * c) ** 0.5
 
     def prediction(self, known: dict[str, Tensor], x: Inexact[Tensor, "batch *event"], at: Coefficients) -> Prediction:

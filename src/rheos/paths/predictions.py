@@ -18,9 +18,19 @@ from rheos.core import checks
 from rheos.paths.basis import Basis
 from rheos.paths.schedules import Coefficients
 
-__all__ = ["KINDS", "Prediction"]
+__all__ = ["KINDS", "Prediction", "shaped"]
 
 KINDS = ("velocity", "score", "noise", "data", "v")
+
+
+def shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
+    """A coefficient as a factor of `like` (batch, *event): a number as it is, (batch,) or () with the event's axes added, others as they are."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim < 2:
+        value = value.reshape(-1, *(1,) * (like.ndim - 1))
+    dtype = like.dtype.to_real() if like.is_complex() else like.dtype
+    return value if value.dtype == dtype and value.device == like.device else value.to(device=like.device, dtype=dtype)
 
 
 def _vanishes(value: Any) -> bool:
@@ -43,9 +53,7 @@ class Prediction:
         """The path's coefficients, shaped to multiply x."""
         if self._shaped is None:
             if isinstance(self._at.b, Tensor) and self._at.b.ndim:
-                ones = (1,) * (self.x.ndim - 1)
-                real = self.x.real if self.x.is_complex() else self.x
-                self._shaped = Coefficients(*((v.reshape(-1, *ones) if v.ndim < 2 else v).to(real) if isinstance(v, Tensor) else v for v in self._at))
+                self._shaped = Coefficients(*(shaped(v, self.x) for v in self._at))
             else:
                 self._shaped = self._at
         return self._shaped

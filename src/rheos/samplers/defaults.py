@@ -1,4 +1,4 @@
-"""What samples best without tuning: the default rule of a field, and default times."""
+"""What samples well without tuning: the default rule of a field."""
 from __future__ import annotations
 
 from rheos.paths import LAM, QUADRATIC, RHO7, Field, U

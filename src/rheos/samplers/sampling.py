@@ -41,8 +41,8 @@ def sample(
 
     n, start: how many samples, or where they begin, (n, *event) (needed for two-sided paths). shape: the event shape, where neither
         `start` nor the network tells it.
-    steps, rule, times: a number of steps for the rule's own times, or the times themselves; without a rule, what samples best without
-        tuning. A planned `Table` may stand in the rule's place. `AdaptiveRungeKutta` chooses its steps itself, between the first and the
+    steps, rule, times: a number of steps for the rule's own times, or the times themselves; without a rule, what samples well without
+        tuning, see `default_rule`. A planned `Table` may stand in the rule's place. `AdaptiveRungeKutta` chooses its steps itself, between the first and the
         last of `times` or the path's ends, and leaves `steps` unread.
     cond: a tensor or a dict of tensors, batch first, or one number for all; guidance: classifier-free guidance scale (1 is none, above 1
         is stronger).

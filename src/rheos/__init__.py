@@ -8,7 +8,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-ROOMS = ("core", "data", "nets", "metrics", "training", "paths", "couplings", "objectives", "samplers", "guidance", "distill", "models", "papers", "testing")
+ROOMS = ("core", "data", "nets", "metrics", "training", "paths", "couplings", "objectives", "samplers", "guidance", "distill", "models", "interop", "papers",
+         "testing")
 # Public name -> the room it lives in. Loading is lazy so that `rheos --help` and `rheos papers` need not wait for torch.
 NAMES = {
     "Draws": "core", "Dynamics": "core", "evolve": "core",

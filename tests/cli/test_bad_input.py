@@ -167,15 +167,15 @@ def change(file, old, new):
     ("threads = 1", "threads = -1", "machine.threads must be at least 1 and at most 4096, got -1"),
     ("threads = 1", "threads = 1000000", "machine.threads must be at least 1 and at most 4096, got 1000000"),
     ("[machine]", "[versions.machine]", "run.toml is damaged: versions.machine must be a text"),
-    ("compile = false", "compile = 0", "settings.compile must be true or false, got 0"), ("dropout = 0.1", "dropout = true", "settings.dropout must be a number, got True"),
-    ("dropout = 0.1", "dropout = 1.5", "run.toml: dropout must lie in [0, 1), got 1.5"),
+    ("compile = false", "compile = 0", "settings.compile must be true or false, got 0"), ("clip = 1.0", "clip = true", "settings.clip must be a number, got True"),
+    ("width = 16", "width = 16\ndropout = 1.5", "run.toml: dropout must lie in [0, 1), got 1.5"),
     ('coupling = "independent"', 'coupling = "optimal"', "run.toml: coupling must be one of independent, ot, got 'optimal'"),
     ("steps = 4", "steps = 2", "was saved by another run: steps was 4, is 2; put run/run.toml back as it was"),
     ("steps = 4", "steps = 8", "was saved by another run: steps was 4, is 8"), ("seed = 0", "seed = 1", "was saved by another run: seed was 0, is 1"),
     ("rate = 0.002", "rate = 1.0", "was saved by another run: rate was 0.002, is 1.0"),
     ('path = "linear"', 'path = "spiral"', "path must be one of linear, cosine, vp, ve, edm, kinetic, got 'spiral'"), ("[data]", "[dates]", "run.toml is damaged"),
-    ("width = 16", 'width = 16\nnet = "os.system"', "unknown settings net"), ('name = "digits"', 'name = "faces"', "data must be one of digits"),
-    ("width = 16", "width = 17", "was saved by another run: width was 16, is 17"),
+    ('net = "auto"', 'net = "os.system"', "net must be one of auto, mlp, unet, dit, got 'os.system'"), ("width = 16", "width = 16\nnett = 3", "unknown settings nett"), ('name = "digits"', 'name = "faces"', "data must be one of digits"),
+    ("width = 16", "width = 17", "width was 16, is 17; put run/run.toml back as it was"),
 ])
 def test_damaged_run_toml(capsys, place, old, new, said):
     change(place / "run" / "run.toml", old, new)
@@ -240,7 +240,7 @@ def test_hostile_class_in_a_model(capsys, place, hostile):
 @pytest.mark.parametrize(("harm", "said"), [
     (lambda model: (model / "model.json").write_text("{"), "model.json is damaged: not JSON"),
     (lambda model: (model / "model.json").write_text("[]"), "model.json has model format None"),
-    (lambda model: change(model / "model.json", '"format": 1', '"format": 9'), "model.json has model format 9"),
+    (lambda model: change(model / "model.json", '"format": 2', '"format": 9'), "model.json has model format 9"),
     (lambda model: change(model / "model.json", '"tensors": "', '"tensors": "../../'), "names a file outside its folder"),
     (lambda model: next(model.glob("*.safetensors")).unlink(), "does not exist"),
     (lambda model: next(model.glob("*.safetensors")).write_bytes(b"other"), "is damaged: its content is not what"),

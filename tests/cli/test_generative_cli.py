@@ -23,6 +23,7 @@ from rheos.core import Draws, Trace
 from rheos.data import Dataset, load
 from rheos.metrics import digit_features, frechet, nearest, sliced_w2
 from rheos.models import Standardise
+from rheos.models.learn import HABITS, OTHER_HABITS
 from rheos.paths import RHO
 from rheos.samplers import DDIM, DDPM, DEIS, PLMS, AdaptiveRungeKutta, DPMSolverPP, Euler, RungeKutta, UniPC
 
@@ -86,7 +87,11 @@ def test_documented_defaults_are_the_real_ones():
         if isinstance(told, str) and name != "held_out":
             shown[name] = told
             assert parameter.default is None
-    assert shown == {name: str(real[name]) for name in shown} and {"steps", "dropout", "rate", "path", "every"} <= set(shown)
+    left = {name: text for name, text in shown.items() if real.get(name) is None}       # to the network or the data, and said so in words
+    assert set(left) == {"batch", "rate", "width", "depth", "dropout"}
+    assert shown == left | {name: str(real[name]) for name in shown if name not in left} and {"steps", "decay", "net", "path", "every"} <= set(shown)
+    for name, place in (("batch", 0), ("rate", 1)):
+        assert {float(word) for word in re.findall(r"[\d.]+", left[name])} == {habit[place] for habit in (*HABITS.values(), OTHER_HABITS)}
     from rheos.data.sources import DEFAULT_HELD_OUT
 
     assert inspect.signature(generative.train, eval_str=True).parameters["held_out"].annotation.__metadata__[0].show_default == str(DEFAULT_HELD_OUT)
@@ -95,7 +100,8 @@ def test_documented_defaults_are_the_real_ones():
 def test_a_run_folder_holds_all_that_decides_the_run(finished):
     found = tomllib.loads((finished / "run.toml").read_text())
     assert found["format"] == 1 and found["data"]["name"] == "digits" and found["versions"]["torch"] == torch.__version__
-    assert found["settings"] == runs.settled({"steps": 6, "width": 16, "depth": 1, "dropout": 0.2, "every": 2, "device": "cpu"})
+    chosen = runs.settled({"steps": 6, "width": 16, "depth": 1, "dropout": 0.2, "every": 2, "device": "cpu"})
+    assert found["settings"] == chosen | {"batch": 256, "rate": 0.002}          # what was left to the network is written down
     assert f"--out {finished} --steps 6" in found["command"] and "--dropout 0.2" in found["command"] and "--batch" not in found["command"]
     rows = [json.loads(line) for line in (finished / "trace.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and set(rows[0]) == {"step", "loss", "norm", "cpu_seconds", "wall_seconds"}
@@ -226,7 +232,7 @@ def test_the_report_needs_nothing_else_and_measures_what_it_says(cli, finished, 
     assert page.count('alt="sample, and its nearest training image"') == 60 and "0 bytes were sent between nodes" in page
     assert "CC BY 4.0" in page and f"rheos report {finished}" in page and "nearest training" in page
     data, model = load("digits"), rheos.load(finished / "model")
-    held_out = data.held_out.x[:60]
+    held_out = data.held_out.x[torch.arange(60) * len(data.held_out) // 60]
     labels = [quality.draw_labels(data, 40, 2 + i) for i in range(3)]
     drawn = [model.sample(40, cond=cond, steps=20, seed=2 + i) for i, cond in enumerate(labels)]
     figures = found["quality"]
@@ -257,7 +263,7 @@ def test_the_report_of_a_table_shows_its_columns(cli, table, few, tmp_path):
     assert [column["std"] for column in columns] == pytest.approx(x.double().std(0, correction=0).tolist(), rel=1e-5)
     scaled = model.transform.forward
     assert [distance["name"] for distance in found["quality"]["distances"]] == ["sliced W2 of rows", "raw Fréchet distance of rows"]
-    drawn, held_out = [model.sample(60, seed=i) for i in range(3)], data.held_out.x[:60]
+    drawn, held_out = [model.sample(60, seed=i) for i in range(3)], data.held_out.x[torch.arange(60) * len(data.held_out) // 60]
     for metric, distance in zip((sliced_w2, frechet), found["quality"]["distances"], strict=True):     # in standard deviations, columns alike
         assert distance["model"]["mean"] == pytest.approx(sum(float(metric(scaled(x), scaled(held_out))) for x in drawn) / 3, rel=1e-5)
 

@@ -1,6 +1,7 @@
 """`load`: the digits, files, and everything that can be wrong with a file."""
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from rheos.data import load
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_digits_are_scikit_learns_in_two_disjoint_halves():
@@ -96,9 +99,18 @@ FILES = {
     "float_y.npz": (lambda p: np.savez(p, x=ROWS, y=np.zeros(4)), "y must hold whole numbers"),
     "negative_y.npz": (lambda p: np.savez(p, x=ROWS, y=np.array([0, 1, -1, 2])), "labels from -1 to 2"),
     "identifiers.npz": (lambda p: np.savez(p, x=ROWS, y=np.array([0, 1, 10**9, 2])), "labels from 0 to 1000000000"),
-    "table.csv": (lambda p: p.write_text("1,2"), "must be a .npy or .npz file"),
-    "folder.npy": (lambda p: p.mkdir(), "is a folder"),
+    "table.csv": (lambda p: p.write_text("1,2"), "has a header and no rows"),
+    "folder.npy": (lambda p: p.mkdir(), "is a folder of neither images nor text, it holds no files"),
+    "arrays": (lambda p: (p.mkdir(), np.save(p / "a.npy", ROWS), (p / "b.c").touch()), r"it holds \.npy \(1\), \.c \(1\): give a NumPy file by its own path"),
     "missing.npy": (lambda p: None, "there is no such file"),
+    "letter.docx": (lambda p: p.write_text("dear"), r"data must be a folder of images or of text, or a file ending in \.npy, .*\.log, got suffix '\.docx'"),
+    "photo.JPG": (lambda p: p.write_text("x"), "is one image; give the folder of images"),
+    "photos.zip": (lambda p: p.write_text("x"), "is packed; unpack it"),
+    "table.csv.gz": (lambda p: p.write_text("x"), "is packed; unpack it"),
+    "pipe.csv": (lambda p: os.mkfifo(p), "is neither a file nor a folder"),
+    "broken.csv": (lambda p: p.symlink_to("nowhere.csv"), "there is no such file"),
+    "x\0.csv": (lambda p: None, "there is no such file"),
+    "n" * 300 + ".csv": (lambda p: None, "there is no such file"),
 }
 
 
@@ -112,13 +124,48 @@ def test_refuses_a_bad_file_in_one_line_that_names_it(tmp_path, name):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"name": "digit"}, r"data must be one of digits or the path of .*, got 'digit' \(did you mean digits\?\)"),
+    ({"name": "digit"}, r"data must be one of digits, .* or the path of a folder or file, got 'digit' \(did you mean digits\?\)"),
     ({"name": "zebra"}, r"got 'zebra'$"),
-    ({"name": Path("zebra")}, "must be a .npy or .npz file"),
+    ({"name": ""}, r"data must be one of .*, got ''$"),
+    ({"name": Path("zebra")}, "zebra: there is no such file or folder"),
+    ({"name": "zebra/"}, "zebra: there is no such file or folder"),
     ({"name": "digits", "held_out": 0.2}, "held_out cannot be chosen for digits"),
+    ({"name": "digits", "size": 8}, "size does not fit digits"),
     ({"name": "x.npy", "held_out": 1.0}, r"held_out must lie in \[0, 1\)"),
     ({"name": "x.npy", "held_out": -0.1}, r"held_out must lie in \[0, 1\)"),
 ])
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
         load(**arguments)
+
+
+@pytest.mark.parametrize("name, option, message", [
+    ("a.npy", {"size": 8}, r"size does not fit .*a\.npy, which is a NumPy file; it is an option of a folder of images$"),
+    ("a.csv", {"length": 8}, "which is a table and takes columns, label, missing, scale; it is an option of text$"),
+    ("a.h5", {"label": "u"}, "which is a file of fields and takes key; it is an option of a table and a folder of images$"),
+    ("a.txt", {"key": "u"}, "which is text and takes length, code; it is an option of a file of fields$"),
+    ("pictures", {"columns": "u"}, "which is a folder of images and takes label, caption, size, fit, alpha; it is an option of a table$"),
+    ("notes", {"alpha": "keep"}, "which is text and takes length, code; it is an option of a folder of images$"),
+    ("bare", {"fit": "crop"}, "which is text and takes"),
+    ("a.csv", {"colums": "u"}, r"option must be one of alpha, caption, .*, got 'colums' \(did you mean columns\?\)"),
+])
+def test_options_belong_to_one_kind_of_data(tmp_path, name, option, message):
+    for folder, file in (("pictures", "1.png"), ("notes", "1.md")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    for file in ("a.npy", "a.csv", "a.h5", "a.txt", "bare"):
+        (tmp_path / file).touch()
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / name, **option)
+
+
+def test_options_that_are_none_are_not_given(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS)
+    assert torch.equal(load(tmp_path / "a.npy", size=None, columns=None, held_out=0.0).x, torch.ones(4, 2))
+
+
+def test_a_name_that_is_a_path_too_is_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("two and two are four, " * 20)
+    (tmp_path / "digits").write_text("two and two are four, " * 20)
+    assert load("notes", held_out=0.0).event == load("./digits", held_out=0.0).event == (4, 64) and load("digits").event == (1, 8, 8)

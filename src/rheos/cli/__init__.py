@@ -15,21 +15,25 @@ __all__ = ["build", "main"]
 
 # The main job: commands that live in `rheos.cli.generative` under these names, in the order of the help.
 GENERATIVE = ("demo", "train", "sample", "report")
+SHARING = ("show", "push", "pull")
 
 
 def build() -> typer.Typer:
     """The app with all commands."""
     # Imported here because at the top these two names would hide the modules of the same names.
     from rheos.cli.check import check
+    from rheos.cli.datasets import data
     from rheos.cli.papers import papers
 
     app = typer.Typer(name="rheos", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     app.callback(help="Generative flows of your data, and papers whose claims are measured again.", epilog="Example: rheos demo")(_root)
     if importlib.util.find_spec("rheos.cli.generative") is not None:
-        generative = importlib.import_module("rheos.cli.generative")
-        for name in GENERATIVE:
-            app.command(name)(getattr(generative, name))
+        for module, names in (("generative", GENERATIVE), ("sharing", SHARING)):
+            room = importlib.import_module(f"rheos.cli.{module}")
+            for name in names:
+                app.command(name)(getattr(room, name))
     app.command("check", epilog="Example: rheos check deis")(check)
+    app.add_typer(data, name="data")
     app.add_typer(papers, name="papers")
     return app
 

@@ -10,7 +10,7 @@ from rheos.cli.images import data_uri
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["calls_chart", "drawn", "marginal", "nearest_histogram", "training_curve"]
+__all__ = ["association_maps", "calls_chart", "drawn", "marginal", "nearest_histogram", "share_bars", "training_curve"]
 
 COLOURS = ("#2563eb", "#dc2626", "#d97706", "#059669", "#7c3aed")
 MARKERS = "osD^v"
@@ -81,17 +81,65 @@ def nearest_histogram(near: Sequence[float], near_held_out: Sequence[float], ax:
     return ax
 
 
-def marginal(samples: Sequence[float], truth: Sequence[float], title: str, ax: Axes) -> Axes:
-    """One column's histogram: samples filled, data as an outline."""
+def marginal(samples: Sequence[float], truth: Sequence[float], title: str, ax: Axes, *, whole: bool = False, ticks: Callable[..., Sequence[str]] | None = None,
+             known: str = "held-out data") -> Axes:
+    """One column's histogram: samples filled, data as an outline.
+
+    whole: the values are whole numbers, so a bar holds a whole number of them. ticks: numbers -> texts, for columns that are no numbers
+    (dates). known: what the outline is called.
+    """
     import numpy as np
 
     low, high = np.percentile(truth, [0.5, 99.5])
-    margin = 0.1 * (high - low) or 0.5
-    edges = np.linspace(low - margin, high + margin, 31)
+    if whole:
+        step = max(1, round((high - low) / 30))
+        edges = np.arange(np.floor(low) - step, np.ceil(high) + 2 * step, step) - 0.5
+    else:
+        margin = 0.1 * (high - low) or 0.5
+        edges = np.linspace(low - margin, high + margin, 31)
     # Each row weighs the same whether or not it falls into the window: what lies outside is missing from the area, not spread over the rest.
     share = lambda rows: np.full(len(rows), 1 / (len(rows) * (edges[1] - edges[0])))
     ax.hist(samples, edges, weights=share(samples), color=COLOURS[0], alpha=0.45, label="samples")
-    ax.hist(truth, edges, weights=share(truth), histtype="step", color="#111827", linewidth=1.2, label="held-out data")
-    ax.set_title(title, fontsize=10)
+    ax.hist(truth, edges, weights=share(truth), histtype="step", color="#111827", linewidth=1.2, label=known)
+    if ticks is not None:
+        places = [low, (low + high) / 2, high]
+        for place, text, align in zip(places, ticks(np.array(places)), ("left", "center", "right"), strict=True):
+            ax.annotate(text, (place, 0), (0, -6), xycoords=("data", "axes fraction"), textcoords="offset points", ha=align, va="top", fontsize=7, color=GREY)
+        ax.set_xticks(places, [" "] * 3)
+    ax.set_title(_short(title), fontsize=10)
     ax.set_yticks([])
     return ax
+
+
+def share_bars(shares: Sequence[tuple[str, float, float]], title: str, ax: Axes, *, most: int = 8, known: str = "held-out data") -> Axes:
+    """A category's levels as bars: shares of samples filled, shares of the data as an outline; levels beyond the first `most` together."""
+    rest = [("(others)", *(sum(column) for column in zip(*(row[1:] for row in shares[most:]), strict=True)))] if len(shares) > most else []
+    rows = [*shares[:most], *rest][::-1]
+    places = range(len(rows))
+    ax.barh(places, [ours for _, ours, _ in rows], height=0.8, color=COLOURS[0], alpha=0.45, label="samples")
+    ax.barh(places, [theirs for *_, theirs in rows], height=0.8, fill=False, edgecolor="#111827", linewidth=1.2, label=known)
+    ax.set_yticks(places, [_short(name, 14) for name, *_ in rows], fontsize=7)
+    ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.tick_params(axis="x", labelsize=7)
+    ax.grid(axis="y", visible=False)
+    ax.set_title(_short(title), fontsize=10)
+    return ax
+
+
+def association_maps(truth: Sequence[Sequence[float]], samples: Sequence[Sequence[float]], names: Sequence[str], known: str, axes: Any) -> Any:
+    """Two matrices of associations side by side, red where columns rise together, blue where one falls as the other rises."""
+    for ax, matrix, title in zip(axes.flat, (truth, samples), (known, "samples"), strict=True):
+        drawn_map = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        ax.set_title(title, fontsize=10)
+        ax.grid(visible=False)
+        if len(names) <= 25:
+            ax.set_xticks(range(len(names)), [_short(name, 14) for name in names], rotation=90, fontsize=7)
+            ax.set_yticks(range(len(names)), [_short(name, 14) for name in names], fontsize=7)
+    axes.flat[0].figure.colorbar(drawn_map, ax=list(axes.flat), shrink=0.8)
+    return axes
+
+
+def _short(text: str, most: int = 24) -> str:
+    """A name that fits, with no sign that matplotlib would read as a formula."""
+    text = " ".join(text.split())
+    return (text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")

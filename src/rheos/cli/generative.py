@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from rheos.cli.drawing import check_disk, draw, suffixes
 from rheos.cli.errors import Failure, Usage
-from rheos.cli.options import check_memory, place
+from rheos.cli.options import check_memory, place, seconds
 from rheos.cli.rules import RULE_NAMES, rule_named
 from rheos.cli.runs import PATHS, PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
 
@@ -23,55 +24,85 @@ def _option(text: str, default: str | None = None):
     return typer.Option(help=text, show_default=default or False)
 
 
+def _reading(text: str):
+    """An option of how data are read."""
+    return typer.Option(help=text, show_default=False, rich_help_panel="How the data are read")
+
+
 def _place(text: str, default: str | None = None):
     """An option that is a file or a folder."""
     return typer.Option(help=text, show_default=default or False, parser=place, metavar="<path>")
 
 
 def train(
-    data: Annotated[str | None, typer.Argument(help='"digits", or a .npy or .npz file (x, and y for classes).')] = None,
+    data: Annotated[str | None, typer.Argument(help="A name that `rheos data` lists, a folder of images, or a file: .npy .npz .csv .parquet .h5 .txt")] = None,
     out: Annotated[Path | None, _place("Folder for the run.")] = None,
     resume: Annotated[Path | None, _place("Go on with the run in this folder, to the same end as if it had never stopped.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Time to train, as 90s, 10m or 1h30m: as many steps as fit into it, by timing a few.",
+                                                 parser=seconds, metavar="<time>", show_default=False)] = None,
     steps: Annotated[int | None, _option("Minibatches.", "1500")] = None,
-    batch: Annotated[int | None, _option("Rows of a minibatch.", "256")] = None,
-    rate: Annotated[float | None, _option("Learning rate at its highest; it ends at 0.", "0.002")] = None,
-    width: Annotated[int | None, _option("Features of the network.", "160")] = None,
-    depth: Annotated[int | None, _option("Residual blocks of the network.", "3")] = None,
-    dropout: Annotated[float | None, _option("Share of features dropped while learning.", "0.1")] = None,
+    condition: Annotated[str | None, _option("What samples can be asked for: label, caption, none, or auto: the first that the data have.", "auto")] = None,
+    label: Annotated[str | None, _reading("Column with the classes (tables, and a table among images); none leaves sub-folders' names out.")] = None,
+    caption: Annotated[str | None, _reading("Column with a text for every image.")] = None,
+    size: Annotated[int | None, _reading("Images: width and height in pixels.")] = None,
+    fit: Annotated[str | None, _reading("Images of other shapes: crop or pad.")] = None,
+    alpha: Annotated[str | None, _reading("Transparent images: white or black is laid under them, keep keeps four channels.")] = None,
+    columns: Annotated[str | None, _reading("Tables: the columns to learn, as a,b,c.")] = None,
+    missing: Annotated[str | None, _reading("Tables: what to do about empty cells: drop, median or refuse.")] = None,
+    scale: Annotated[str | None, _reading("Tables: standard, or rank for columns with long tails.")] = None,
+    key: Annotated[str | None, _reading("HDF5 and netCDF: name of the array.")] = None,
+    length: Annotated[int | None, _reading("Text: bytes of one sample.")] = None,
+    held_out: Annotated[float | None, _option("Share of the rows to keep apart and judge by.", "0.1")] = None,
+    net: Annotated[str | None, _option("mlp, unet, dit, or auto, by the shape of the data.", "auto")] = None,
+    batch: Annotated[int | None, _option("Rows of a minibatch.", "by the network: 256 or 64")] = None,
+    accumulate: Annotated[int | None, _option("Minibatches whose gradients make one step.", "1")] = None,
+    rate: Annotated[float | None, _option("Learning rate at its highest.", "by the network: 0.002 or 0.001")] = None,
+    schedule: Annotated[str | None, _option("How the rate goes on: cosine or linear to 0, or constant.", "cosine")] = None,
+    decay: Annotated[float | None, _option("Of the averaged weights, which are the model.", "0.999")] = None,
+    clip: Annotated[float | None, _option("Largest norm of a gradient.", "1.0")] = None,
+    width: Annotated[int | None, _option("Features of the network.", "by the network")] = None,
+    depth: Annotated[int | None, _option("Blocks of the network.", "by the network")] = None,
+    dropout: Annotated[float | None, _option("Share of features dropped while learning.", "0.1 in an mlp, else 0")] = None,
     path: Annotated[str | None, _option(f"How noise becomes data: {', '.join(PATHS[:-1])} or {PATHS[-1]} (of least energy for this data).", "linear")] = None,
     coupling: Annotated[str | None, _option("Which noise goes with which data: independent, or ot, paired in each minibatch.", "independent")] = None,
     predicts: Annotated[str | None, _option(f"What the network returns: {', '.join(PREDICTS[:-1])} or {PREDICTS[-1]}; left out, what suits the path.")] = None,
-    drop_condition: Annotated[float | None, _option("Share of rows learned without their class, which guidance needs.", "0.1")] = None,
+    drop_condition: Annotated[float | None, _option("Share of rows learned without their condition, which guidance needs.", "0.1")] = None,
     seed: Annotated[int | None, _option("Of everything random.", "0")] = None,
     every: Annotated[int | None, _option("Steps between checkpoints.", "500")] = None,
     device: Annotated[str | None, _option(DEVICES, "auto")] = None,
-    precision: Annotated[str | None, _option("fp32 or bf16.", "fp32")] = None,
+    precision: Annotated[str | None, _option("fp32, or bf16, about twice as fast where the processor has it.", "fp32")] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the network.")] = False,
-    held_out: Annotated[float | None, _option("Share of a file's rows to keep apart and judge by.", "0.1")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write figures for TensorBoard into the run folder too.")] = False,
 ) -> None:
     """Learn a generative flow of DATA. Ctrl-C stops it in good order, and --resume goes on.
 
-    Example: rheos train digits --out run
+    Example: rheos train photos/ --size 32 --budget 10m --out run
     """
-    given = {"steps": steps, "batch": batch, "rate": rate, "width": width, "depth": depth, "dropout": dropout, "path": path, "coupling": coupling,
-             "predicts": predicts, "drop_condition": drop_condition, "seed": seed, "every": every, "device": device, "precision": precision,
-             "compile": compile_ or None}
+    given = {"steps": steps, "condition": condition, "net": net, "batch": batch, "accumulate": accumulate, "rate": rate, "schedule": schedule,
+             "decay": decay, "clip": clip, "width": width, "depth": depth, "dropout": dropout, "path": path, "coupling": coupling, "predicts": predicts,
+             "drop_condition": drop_condition, "seed": seed, "every": every, "device": device, "precision": precision, "compile": compile_ or None}
+    reading = {"label": label, "caption": caption, "size": size, "fit": fit, "alpha": alpha, "columns": columns, "missing": missing, "scale": scale,
+               "key": key, "length": length}
     if tensorboard:
         from rheos.core.extras import require
 
         require("tensorboard", extra="interop")
     if resume is not None:
-        refuse_with_resume({"DATA": data, "--out": out, "--held-out": held_out, **{f"--{name.replace('_', '-')}": value for name, value in given.items()}})
+        refuse_with_resume({"DATA": data, "--out": out, "--budget": budget, "--held-out": held_out,
+                            **{f"--{name.replace('_', '-')}": value for name, value in (given | reading).items()}})
         run = Run.open(resume)
         _tell_versions(run)
         prepared = run.prepared()
     else:
         if data is None:
-            raise Usage('DATA is missing: "digits", or a .npy or .npz file')
+            raise Usage("DATA is missing: a name that rheos data lists, a folder of images, or a file")
         if out is None:
             raise Usage("--out is missing: the folder for the run")
-        run, prepared = Run.begin(out, data, held_out, given)
+        if budget is not None and steps is not None:
+            raise Usage("--budget chooses the steps, so leave out --steps")
+        run, prepared = Run.begin(out, data, given, held_out=held_out, reading=reading, budget=budget)
+        if budget is not None:
+            typer.echo(f"{run.steps:,} steps should fit into {budget:g} s", err=True)
     _train(run, prepared, tensorboard)
     typer.echo(f"draw from it:  rheos sample {run.folder}\njudge it:      rheos report {run.folder}")
 
@@ -93,59 +124,58 @@ def _tell_versions(run: Run) -> None:
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder or a model folder.", parser=place, metavar="RUN")],
     n: Annotated[int, typer.Option(help="How many.")] = 64,
-    cond: Annotated[int | None, _option("A class for all of them.", "any")] = None,
+    cond: Annotated[str | None, _option("A class (its number or name) or a caption, for all of them.", "any")] = None,
     guidance: Annotated[float | None, _option("Classifier-free guidance: 1 is none, above 1 is closer to the class.", "none")] = None,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULE_NAMES)}.")] = "default",
     steps: Annotated[int, typer.Option(help="Steps: one field call each, two for heun, four for rk4; plms makes one call more, rk45 chooses its own.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
-    out: Annotated[Path | None, _place("A .npy or .png file.", "samples/ in the folder")] = None,
+    out: Annotated[Path | None, _place("A .npy file, .png for images, .csv for tables, .txt for texts.", "samples/ in the folder")] = None,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",
 ) -> None:
-    """Draw samples from a learned flow, as an array in the data's own units; images as a picture too.
+    """Draw samples from a learned flow: arrays in the data's own units and pictures of images, tables in their own columns, texts.
 
     Example: rheos sample run --n 100 --cond 3 --guidance 2
     """
     _sample(run, n, cond, guidance, rule, steps, seed, out, device)
 
 
-def _sample(folder: Path, n: int, cond: int | None, guidance: float | None, rule: str, steps: int, seed: int, out: Path | None, device: str) -> list[Path]:
-    if out is not None and out.suffix not in (".npy", ".png"):
-        raise Usage(f"--out must end in .npy or .png, got {out}")
+def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule: str, steps: int, seed: int, out: Path | None, device: str) -> list[Path]:
     if guidance is not None and cond is None:
-        raise Usage("--guidance needs a class: add --cond K, or leave it out")
+        raise Usage("--guidance needs a class or a caption: add --cond, or leave it out")
     chosen = rule_named(rule)
     place, samples = find_model(folder)
-    from rheos.cli.images import as_pixels, is_image, png, sheet
-    from rheos.core.files import write_bytes
+    from rheos.core import checks
     from rheos.models import load, pick_device
 
+    checks.integer("n", n, least=1)
     one_thread()
     with found_well():
         model = load(place)
-    check_memory("--n", n, model.event)
-    pictured = is_image(model.event, model.transform.bounds)
-    if out is not None and out.suffix == ".png" and not pictured:
-        raise Usage(f"--out {out}: samples of shape {model.event} are not images with known bounds, so they go into a .npy file")
-    asked = ([] if cond is None else [f"class{cond}"]) + ([] if guidance is None else [f"guidance{guidance:g}"])
+    kinds = suffixes(model)
+    if out is not None and out.suffix not in kinds:
+        if out.suffix == ".png":
+            raise Usage(f"--out {out}: samples of shape {model.event} are not images with known bounds, so they go into a {kinds[0]} file")
+        raise Usage(f"--out must end in {' or '.join(kinds)}, got {out}")
+    wanted = cond if cond is None or model.condition == "caption" or not _is_number(cond) else int(cond)
+    model.conditions.tensor(wanted, 1)          # before any file is begun
+    asked = ([] if cond is None else [f"class{cond}" if _is_number(cond) else _slug(cond)]) + ([] if guidance is None else [f"guidance{guidance:g}"])
     name = "-".join([f"n{n}", *asked, rule, f"{steps}steps", f"seed{seed}"])
-    files = [out] if out is not None else [samples / f"{name}.npy"] + ([samples / f"{name}.png"] if pictured else [])
+    files = [out] if out is not None else [samples / f"{name}{kind}" for kind in (kinds if model.encoding is None else kinds[:1])]
     for file in files:
         check_writable(file)
-    x = model.to(pick_device(device)).sample(n, cond=cond, guidance=guidance, rule=chosen, steps=steps, seed=seed).cpu()
-    for file in files:
-        write_bytes(file, _npy(x) if file.suffix == ".npy" else png(sheet(as_pixels(x, model.transform.bounds, model.card.get("data", "")))))
-    typer.echo(f"{n} samples of shape {tuple(model.event)} are in {' and '.join(map(str, files))}")
+    check_disk(n, model, files)
+    draw(model.to(pick_device(device)), n, files, cond=wanted, guidance=guidance, rule=chosen, steps=steps, seed=seed)
+    what = f"samples of shape {tuple(model.event)}" if model.encoding is None else "samples"
+    typer.echo(f"{n} {what} are in {' and '.join(map(str, files))}")
     return files
 
 
-def _npy(x) -> bytes:
-    import io
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii()
 
-    import numpy as np
 
-    buffer = io.BytesIO()
-    np.save(buffer, x.numpy(), allow_pickle=False)
-    return buffer.getvalue()
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in text)[:40]
 
 
 def report(
@@ -218,7 +248,7 @@ def demo(
             raise Failure(f"{out} holds a run on {run.data['name']}, not the demo: give another --out")
         prepared = None if run.finished else run.prepared()
     else:
-        run, prepared = Run.begin(out, "digits", None, {"steps": steps, "seed": seed})
+        run, prepared = Run.begin(out, "digits", {"steps": steps, "seed": seed})
     if prepared is not None:
         typer.echo(f"1 of 3: learning a flow of {run.data['rows']} handwritten digits")
         try:

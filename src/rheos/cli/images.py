@@ -12,22 +12,27 @@ if TYPE_CHECKING:
 
 __all__ = ["as_pixels", "data_uri", "is_image", "pairs", "png", "sheet"]
 
-CHANNELS = (1, 3)
+CHEQUER = (0.94, 0.80)      # the two greys that see-through pixels show
 ON_PAPER = ("digits",)      # data whose high values are ink: shown dark on light
 TARGET, GAP = 48, 2         # a tile's shorter side is enlarged to about so many pixels; pixels between tiles
 ACCENT, PAPER = (37, 99, 235), (255, 255, 255)
 
 
 def is_image(event: Sequence[int], bounds: tuple[float, float] | None) -> bool:
-    """Whether events are pictures: (1 or 3, height, width), (height, width, 1 or 3) or (height, width), of values with known bounds."""
-    if bounds is None or len(event) not in (2, 3):
-        return False
-    return len(event) == 2 or event[0] in CHANNELS or event[-1] in CHANNELS
+    """Whether events are pictures of values with known bounds: (channels, height, width), (height, width, channels) or (height, width).
+
+    Channels: 1 grey, 3 colours, or 4: colours and opacity.
+    """
+    from rheos.metrics import channel_axis
+
+    return bounds is not None and (len(event) == 2 or channel_axis(event) is not None)
 
 
 def as_pixels(x: Tensor, bounds: tuple[float, float], name: str = "") -> np.ndarray:
-    """(n, height, width, 3) uint8. name: of the data; digits are shown as ink on paper."""
+    """(n, height, width, 3) uint8. name: of the data; digits are shown as ink on paper. A fourth channel is opacity: a light chequer shows through."""
     import numpy as np
+
+    from rheos.metrics import channel_axis
 
     low, high = bounds
     grey = ((x.detach().cpu().double() - low) / (high - low)).clamp(0, 1).numpy()
@@ -35,10 +40,23 @@ def as_pixels(x: Tensor, bounds: tuple[float, float], name: str = "") -> np.ndar
         grey = 1 - grey
     if grey.ndim == 3:
         grey = grey[..., None]
-    elif grey.shape[1] in CHANNELS:
+    elif channel_axis(grey.shape[1:]) == 0:
         grey = np.moveaxis(grey, 1, -1)
+    if grey.shape[-1] == 4:
+        grey = _on_chequer(grey)
     pixels = np.round(grey * 255).astype(np.uint8)
     return np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels
+
+
+def _on_chequer(colours: np.ndarray) -> np.ndarray:
+    """Colours and opacity (n, height, width, 4) in [0, 1] as colours over squares of two greys, eight along the shorter side."""
+    import numpy as np
+
+    high, wide = colours.shape[1:3]
+    side = max(1, min(high, wide) // 8)
+    odd = (np.arange(high)[:, None] // side + np.arange(wide) // side) % 2
+    opacity = colours[..., 3:]
+    return opacity * colours[..., :3] + (1 - opacity) * np.array(CHEQUER)[odd][..., None]
 
 
 def _enlarged(pixels: np.ndarray) -> np.ndarray:

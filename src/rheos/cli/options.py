@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import typer
 
 from rheos.cli.errors import Usage
 
-__all__ = ["check_memory", "place"]
+__all__ = ["check_memory", "place", "seconds"]
 
 
 def place(text: str | Path) -> Path:
@@ -21,6 +22,15 @@ def place(text: str | Path) -> Path:
     if text == "":
         raise typer.BadParameter("it is empty; the current folder is .")
     return Path(text)
+
+
+def seconds(text: str | float) -> float:
+    """A time such as 90, 90s, 10m or 1h30m, in seconds."""
+    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", str(text).strip())
+    value = sum(float(part) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True) if part) if found else 0.0
+    if not value > 0:
+        raise typer.BadParameter(f"it must be a time such as 90s, 10m or 1h30m, got {str(text)!r}")
+    return value
 
 
 def check_memory(option: str, n: int, event: Sequence[int], draws: int = 1) -> None:

@@ -6,8 +6,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rheos.cli import figures
-from rheos.cli.images import as_pixels, data_uri, is_image, pairs, png, sheet
-from rheos.cli.quality import CALLS, DRAWS, LEAST_RATIO, RAW, Quality
+from rheos.cli.column_section import column_section
+from rheos.cli.images import as_pixels, data_uri, pairs, png, sheet
+from rheos.cli.quality import CALLS, CHART_CALLS, CHART_RULES, LEAST_RATIO, RAW, Quality, pictured
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ CSS = """
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
 main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: .5rem 0 1rem } h2 { font-size: 1.2rem; margin: 0 0 .6rem }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: .5rem 0 1rem } h2 { font-size: 1.2rem; margin: 0 0 .6rem } h2.next { margin-top: 1.4rem }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 1.1rem 1.2rem; margin: 1rem 0 }
 p { margin: .5rem 0; max-width: 46rem } .soft, figcaption { color: var(--soft); font-size: .9rem } .warn { color: var(--warn); font-weight: 600 }
 .lead { font-size: 1.08rem } .scroll { overflow-x: auto }
@@ -40,6 +41,8 @@ figure { margin: 0 } figure img { width: 100%; height: auto; background: #fff; b
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem } .two section { margin: 0 }
 .row { display: flex; align-items: center; gap: .7rem; margin: .35rem 0 } .row b { min-width: 1.5rem; text-align: right; color: var(--soft) }
 .pairs { display: grid; grid-template-columns: repeat(6, 1fr); gap: .5rem; flex: 1; max-width: 46rem }
+.pairs figure { min-width: 0 } .pairs figcaption { font-size: .78rem; line-height: 1.3; overflow-wrap: anywhere }
+.row.named { align-items: flex-start; flex-direction: column; gap: .2rem } .row.named b { text-align: left } .row.named .pairs { width: 100% }
 .pairs img, .sheet { width: 100%; image-rendering: pixelated; display: block; border-radius: 3px } .sheet { max-width: 34rem }
 @media (max-width: 40rem) { .facts th { width: 7rem } .pairs { grid-template-columns: repeat(3, 1fr) } .row { align-items: flex-start; margin: .9rem 0 } }
 pre { font: .86rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: .6rem 0 }
@@ -47,14 +50,15 @@ pre { background: var(--page); border: 1px solid var(--line); border-radius: 8px
 """
 
 
-def page(run: Run, data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | None, Tensor] | None, rows: Sequence[dict[str, float]],
-         cost: dict[str, Any], versions: dict[str, str]) -> str:
+def page(run: Run, data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | list[str] | None, Tensor] | None,
+         rows: Sequence[dict[str, float]], cost: dict[str, Any], versions: dict[str, str]) -> str:
     """The whole page. grid: what `quality.class_grid` found, for data that are images. cost: what the training and this report took."""
+    known = "held-out data" if quality.held_out else "training data"
     title = f"A generative flow of {'handwritten digits' if data.name == 'digits' else data.name}"
     parts = [
         f"<h1>{escape(title)}</h1>", f"<p class=lead>{_summary(run, data, quality, cost)}</p>", _tiles(quality, cost), _samples(data, quality, grid),
-        _distances(data, quality), f"<div class=two>{_chart(quality)}{_training(rows)}</div>", _memory(data, quality), _columns(data, quality),
-        _cost(run, cost), _reproduce(run, versions), _card(data),
+        _texts(quality), _distances(data, quality), f"<div class=two>{_chart(quality)}{_training(rows)}</div>", _memory(data, quality),
+        column_section(quality.table, known), _cost(run, cost), _reproduce(run, versions), _card(data),
     ]
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n" + "\n".join(part for part in parts if part)
@@ -62,7 +66,7 @@ def page(run: Run, data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor |
 
 
 def _summary(run: Run, data: Dataset, quality: Quality, cost: dict[str, Any]) -> str:
-    what = "digits" if data.name == "digits" else "rows"
+    what = _what(data)
     said = [f"A network of {cost['parameters']:,} parameters learned the law of {len(data):,} {what} in {run.steps:,} steps"
             + (f", {_seconds(cost['training_cpu_seconds'])} of CPU time." if cost["training_cpu_seconds"] else ".")]
     if not quality.distances:
@@ -74,6 +78,12 @@ def _summary(run: Run, data: Dataset, quality: Quality, cost: dict[str, Any]) ->
         better = f"<b>{first.ratio:.1f} times</b> that" if first.ratio >= 1 else f"only {first.ratio:.2f} times that"
         said.append(f"The better of the Gaussian fits, the simplest model there is, stands at {first.gaussian[0]:.3g}, {better}.")
     return " ".join(said) + " " + _memory_words(quality, what)
+
+
+def _what(data: Dataset) -> str:
+    if data.name == "digits":
+        return "digits"
+    return "images" if pictured(data) else "texts" if data.encoding is not None and data.encoding.kind == "tokens" else "rows"
 
 
 def _memory_words(quality: Quality, what: str = "rows") -> str:
@@ -104,34 +114,64 @@ def _tiles(quality: Quality, cost: dict[str, Any]) -> str:
     return f"<div class=tiles>{shown}</div>"
 
 
-def _samples(data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | None, Tensor] | None) -> str:
-    if grid is None or not is_image(data.event, data.bounds):
+def _samples(data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | list[str] | None, Tensor] | None) -> str:
+    if grid is None or not pictured(data):
         return ""
-    samples, labels, places = grid
+    samples, asked, places = grid
     ours, theirs = as_pixels(samples, data.bounds, data.name), as_pixels(data.x[places], data.bounds, data.name)
     images = [f'<img src="{data_uri(png(pair))}" alt="sample, and its nearest training image">' for pair in pairs(ours, theirs)]
-    classes = [None] if labels is None else sorted(set(labels.tolist()))
-    lines = []
-    for label in classes:
-        of_class = images if label is None else [image for image, its in zip(images, labels.tolist(), strict=True) if its == label]
-        lines.append(f"<div class=row>{'' if label is None else f'<b>{label}</b>'}<div class=pairs>{''.join(of_class)}</div></div>")
-    shown = f" The first {len(classes)} of {data.classes} classes." if labels is not None and len(classes) < data.classes else ""
-    classes_said = "" if labels is None else ", classes as frequent as in the training data"
+    lines, shown, of = [], "", ""
+    if isinstance(asked, list):
+        of, shown = " by caption", " Under each: the caption that was asked for, one of the held-out images' where there are any."
+        told = [f"<figure>{image}<figcaption>{escape(caption[:120])}</figcaption></figure>" for image, caption in zip(images, asked, strict=True)]
+        lines.append(f"<div class=row><div class=pairs>{''.join(told)}</div></div>")
+    elif asked is None:
+        lines.append(f"<div class=row><div class=pairs>{''.join(images)}</div></div>")
+    else:
+        of, classes = " by class", sorted(set(asked.tolist()))
+        if len(classes) < data.classes:
+            shown = f" The first {len(classes)} of {data.classes} classes."
+        named = "" if data.labels is None or max(map(len, data.labels)) < 3 else " named"
+        for label in classes:
+            of_class = "".join(image for image, its in zip(images, asked.tolist(), strict=True) if its == label)
+            name = str(label) if data.labels is None else escape(data.labels[label])
+            lines.append(f'<div class="row{named}"><b>{name}</b><div class=pairs>{of_class}</div></div>')
+    asked_said = {"by class": ", classes as frequent as in the training data", "by caption": ", captions of training images"}.get(of.strip(), "")
     small = as_pixels(quality.samples[:120], data.bounds, data.name)
-    return (f"<section><h2>Samples{'' if labels is None else ' by class'}</h2><p class=soft>In blue frames: samples, the first that were drawn, none picked by "
-            f"hand. In the grey frame beside each: the training image nearest to it.{shown}</p>{''.join(lines)}"
-            f"<p class=soft>The first {len(small)} of the samples that were judged{classes_said}:</p>"
+    clear = " See-through parts show a chequer." if _see_through(data) else ""
+    return (f"<section><h2>Samples{of}</h2><p class=soft>In blue frames: samples, the first that were drawn, none picked by "
+            f"hand. In the grey frame beside each: the training image nearest to it.{shown}{clear}</p>{''.join(lines)}"
+            f"<p class=soft>The first {len(small)} of the samples that were judged{asked_said}:</p>"
             f'<img class=sheet src="{data_uri(png(sheet(small, 15)))}" alt="sheet of samples"></section>')
+
+
+def _see_through(data: Dataset) -> bool:
+    from rheos.metrics import channel_axis
+
+    axis = channel_axis(data.event)
+    return axis is not None and data.event[axis] == 4
+
+
+def _texts(quality: Quality) -> str:
+    if not quality.texts:
+        return ""
+    body = "".join(f"<tr><td><pre>{escape(ours)}</pre><td><pre>{escape(theirs)}</pre></tr>" for ours, theirs in quality.texts)
+    return (f"<section><h2>Samples</h2><p class=soft>The first {len(quality.texts)} that were drawn, none picked by hand; beside each the training text "
+            f"nearest to it.</p><div class=scroll><table class=facts><tr><td class=soft>sample<td class=soft>nearest training text</tr>{body}"
+            "</table></div></section>")
 
 
 def _distances(data: Dataset, quality: Quality) -> str:
     if not quality.distances:
         return ""
-    pair = lambda found: "" if found is None else f"{found[0]:.4g} <span class=soft>± {found[1]:.2g}</span>"
+    spread = lambda found: "" if found[1] is None else f" <span class=soft>± {found[1]:.2g}</span>"
+    pair = lambda found: "" if found is None else f"{found[0]:.4g}{spread(found)}"
     cells = lambda d: (pair(d.model), pair(d.gaussian), "" if d.ratio is None else f"{d.ratio:.2f}", f"{d.floor:.4g}")
     body = "".join(f"<tr><td>{escape(d.name)}<br><span class=soft>{escape(d.unit)}</span></td>"
                    + "".join(f"<td class=number>{cell}</td>" for cell in cells(d)) + "</tr>" for d in quality.distances)
-    notes = [f"Smaller is closer. Model and Gaussian: mean ± standard deviation over {DRAWS} draws of {quality.rows:,} rows, {CALLS} field calls a sample, "
+    drawn = (f"mean ± standard deviation over {quality.draws} draws of {quality.rows:,} rows" if quality.draws > 1
+             else f"one draw of {quality.rows:,} rows, for more would take too long")
+    notes = [f"Smaller is closer. Model and Gaussian: {drawn}, {CALLS} field calls a sample, "
              f"no guidance, against the same {quality.held_out:,} held-out rows. "
              f"Floor: {quality.distances[0].floor_rows:,} training rows in the samples' place."]
     if data.y is not None:
@@ -139,26 +179,48 @@ def _distances(data: Dataset, quality: Quality) -> str:
     if data.bounds is not None and quality.distances[0].gaussian is not None:
         fits = "; ".join(f"{escape(d.name)} " + ", ".join(f"{kind} {value[0]:.4g}" for kind, value in d.gaussian_fits.items()) for d in quality.distances)
         notes.append(f"The Gaussian is the better of two full-covariance fits to the training rows, clamped to the data's bounds or not: {fits}.")
+    if quality.fitted and quality.fitted < len(data):
+        notes.append(f"It was fitted to {quality.fitted:,} of the training rows.")
     if any(d.gaussian is not None for d in quality.distances if d.name.startswith(RAW)):
         notes.append("A Gaussian fit copies mean and covariance, which is all that the raw Fréchet distance looks at: there it is hard to beat, "
                      "and being ahead of it says little.")
-    if data.name == "digits":
-        notes.append("Features are the last hidden layer, bounded by tanh, of a fixed classifier that was learned on the training half; "
-                     "it clamps whatever it is shown to [-1, 1], so both sides are treated alike.")
+    if quality.shares:
+        notes.append(f"Features: {escape(quality.features)}. What it is shown is clamped to the data's bounds first, so both sides are treated alike. "
+                     "Values can be compared with those of other runs on the same data and as many samples, not with other networks' features.")
+    elif quality.features:
+        notes.append(f"Images are compared by their pixels alone: {escape(quality.features)}.")
+    if quality.texts:
+        notes.append("Total variation between the frequencies of single bytes, of two and of three bytes in a row: half the sum of their differences, "
+                     "0 for equal frequencies and 1 if nothing is in both. The Gaussian is one of the encoded rows.")
     heads = "".join(f"<th class=number>{head}" for head in ("model", "Gaussian fit", "Gaussian / model", "floor"))
     return (f"<section><h2>How far from unseen data</h2><div class=scroll><table><tr><th>distance{heads}</tr>{body}</table></div>"
-            + "".join(f"<p class=soft>{note}</p>" for note in notes) + "</section>")
+            + "".join(f"<p class=soft>{note}</p>" for note in notes) + _shares(quality) + "</section>")
+
+
+def _shares(quality: Quality) -> str:
+    if not quality.shares:
+        return ""
+    cells = lambda share: (f"{share.model:.3f}", "" if share.gaussian is None else f"{share.gaussian:.3f}", f"{share.floor:.3f}")
+    body = "".join(f"<tr><td>{share.name}<br><span class=soft>{escape(share.meaning)}</span>" + "".join(f"<td class=number>{cell}" for cell in cells(share))
+                   + "</tr>" for share in quality.shares)
+    return ("<h2 class=next>How much of the data is reached</h2><div class=scroll><table><tr><th>of the same features<th class=number>model"
+            f"<th class=number>Gaussian fit<th class=number>floor</tr>{body}</table></div><p class=soft>Of the first draw. Larger is better, up to the floor. A low precision means samples "
+            "unlike anything in the data, a low recall or coverage that the model leaves parts of the data out.</p>")
 
 
 def _chart(quality: Quality) -> str:
     if not any(quality.chart.values()):
         return ""
     first = quality.distances[0]
-    picture = figures.drawn(figures.calls_chart, quality.chart, first.floor, first.name, size=(5.2, 3.9))
+    floor = first.floor if quality.chart_floor is None else quality.chart_floor
+    picture = figures.drawn(figures.calls_chart, quality.chart, floor, first.name, size=(5.2, 3.9))
+    moved = "" if first.model[1] is None or quality.chart_rows < quality.rows else f" Other starts would move the lines by about {first.model[1]:.2g}."
+    fewer = ("" if quality.chart_rows == quality.rows else f" That is as many as {len(CHART_RULES) * len(CHART_CALLS)} points leave time for: with fewer "
+             "samples every distance is larger, the floor's too, so compare the lines with each other and not with the table.")
     skipped = "".join(f"<p class=soft>Left out: {escape(line)}</p>" for line in quality.skipped)
     return (f'<section><h2>Quality against field calls</h2><figure><img src="{picture}" alt="distance by rule and number of field calls"><figcaption>'
-            f"{quality.rows:,} samples a point, the same starts and classes for all rules. Other starts would move the lines "
-            f"by about {first.model[1]:.2g}.</figcaption></figure>{skipped}</section>")
+            f"{quality.chart_rows:,} samples a point, the same starts {'' if quality.labels is None else 'and conditions '}for all rules.{fewer}{moved}"
+            f"</figcaption></figure>{skipped}</section>")
 
 
 def _training(rows: Sequence[dict[str, float]]) -> str:
@@ -173,36 +235,13 @@ def _memory(data: Dataset, quality: Quality) -> str:
     if quality.memorisation is None:
         return ""
     near, near_held_out = quality.near, quality.near_held_out
-    words = _memory_words(quality, "digits" if data.name == "digits" else "rows")
+    words = _memory_words(quality, _what(data))
+    unit = "standard deviations of the training data" if data.encoding is None else "the units of the network's input"
+    few = "" if len(near) == quality.rows else f" {len(near):,} of the samples and {len(near_held_out):,} held-out rows were looked up."
     picture = figures.drawn(figures.nearest_histogram, near.tolist(), near_held_out.tolist(), size=(9.0, 3.2))
     return (f"<section><h2>Memory or making</h2><p>{words} Mean distance to the nearest training row: samples {float(near.mean()):.4g}, "
-            f"held-out rows {float(near_held_out.mean()):.4g}, in standard deviations of the training data.</p>"
+            f"held-out rows {float(near_held_out.mean()):.4g}, in {unit}.{few}</p>"
             f'<figure><img src="{picture}" alt="distances to the nearest training row"></figure></section>')
-
-
-def _columns(data: Dataset, quality: Quality) -> str:
-    if not quality.columns:
-        return ""
-    truth, shown = (data.held_out if data.held_out is not None else data).x, quality.columns[:12]
-    body = "".join(f"<tr><td>{i}</td>" + "".join(f"<td class=number>{row[name]:.4g}</td>" for name in ("mean", "data_mean", "std", "data_std")) + "</tr>"
-                   for i, row in enumerate(shown))
-    wide = min(3, len(shown))
-    high = -(-len(shown) // wide)
-
-    def plot(axes: Any) -> None:
-        for i, ax in enumerate(axes.flat):
-            if i < len(shown):
-                figures.marginal(quality.samples[:, i].tolist(), truth[:, i].tolist(), f"column {i}", ax)
-            else:
-                ax.set_axis_off()
-        axes.flat[0].legend(*axes.flat[0].get_legend_handles_labels(), fontsize=8)
-
-    picture = figures.drawn(plot, size=(2.6 * wide + 0.4, 1.9 * high + 0.3), grid=(high, wide))
-    some = f"<p class=soft>The first {len(shown)} of {len(quality.columns)} columns; report.json has all.</p>" if len(shown) < len(quality.columns) else ""
-    held = "held-out data" if data.held_out is not None else "training data"
-    return (f"<section><h2>Columns</h2>{some}<div class=scroll><table><tr><th>column<th class=number>mean of samples<th class=number>of {held}"
-            f"<th class=number>standard deviation of samples<th class=number>of {held}</tr>{body}</table></div>"
-            f'<figure><img src="{picture}" alt="histograms of columns"></figure></section>')
 
 
 def _cost(run: Run, cost: dict[str, Any]) -> str:
@@ -230,9 +269,16 @@ def _reproduce(run: Run, versions: dict[str, str]) -> str:
 def _card(data: Dataset) -> str:
     kept = 0 if data.held_out is None else len(data.held_out)
     rows = [("name", data.name), ("what a row is", data.meaning), ("rows", f"{len(data):,} to learn from, {kept:,} held out"),
-            ("shape", " × ".join(map(str, data.event))), ("classes", "none" if data.classes is None else str(data.classes)),
+            ("shape", " × ".join(map(str, data.event))), ("classes", _classes(data)),
             ("licence", data.licence or "not known"), ("source", data.source or "not known")]
     return f"<section><h2>The data</h2>{_facts(rows)}</section>"
+
+
+def _classes(data: Dataset) -> str:
+    if data.classes is None:
+        return "none" if data.captions is None else "none; every row has a caption"
+    names = "" if data.labels is None else f": {', '.join(data.labels[:20])}{', ...' if len(data.labels) > 20 else ''}"
+    return f"{data.classes}{names}"
 
 
 def _facts(rows: Sequence[tuple[str, str]]) -> str:

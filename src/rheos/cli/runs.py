@@ -31,11 +31,12 @@ COUPLINGS = ("independent", "ot")
 PREDICTS = ("velocity", "v", "noise", "data")        # what networks learn well; a score is a noise divided by a sigma that goes to 0
 SEPARATION_ROWS = 1000      # of the data, by which a kinetic-optimal path is chosen
 MOST_THREADS = 4096
+OPEN = {"batch": int, "rate": float, "width": int, "depth": int, "dropout": float, "predicts": str}     # settings without a default of their own
 PARTS = ("run.toml", "trace.jsonl", "checkpoint", "model")     # what shows that a folder holds a run, whole or in ruins
 TRACE_EVERY, SHORT_RUN = 10, 100                               # steps between rows of the trace; runs shorter than this are traced step by step
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS = {dict: "a table", str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Stopped(Failure):
@@ -84,7 +85,7 @@ def defaults() -> dict[str, Any]:
 
     given = {name: p.default for name, p in inspect.signature(Training.prepare).parameters.items() if p.kind is p.KEYWORD_ONLY}
     known = {name: value for name, value in given.items() if name not in ("path", "when", "coupling", "unit_input")}
-    return known | {"path": "linear", "coupling": "independent", "every": inspect.signature(train).parameters["every"].default}
+    return known | {"net": "auto", "path": "linear", "coupling": "independent", "every": inspect.signature(train).parameters["every"].default}
 
 
 def settled(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +105,8 @@ def settled(chosen: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. data: {"name", "held_out" for files, "sha256", "rows"}; settings: see `settled`; versions, machine: where it began."""
+    """One run. data: {"name", "held_out" for files, "reading": how they are read, "sha256", "rows"}; settings: see `settled`; versions, machine:
+    where it began; budget: the seconds that chose its steps, 0 where they were given."""
 
     folder: Path
     data: dict[str, Any]
@@ -113,6 +115,7 @@ class Run:
     machine: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     created: str = ""
+    budget: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -135,24 +138,32 @@ class Run:
         return (self.model / "model.json").is_file()
 
     @classmethod
-    def begin(cls, folder: Path, name: str, held_out: float | None, chosen: dict[str, Any]) -> tuple[Run, Training]:
+    def begin(cls, folder: Path, name: str, chosen: dict[str, Any], *, held_out: float | None = None, reading: dict[str, Any] | None = None,
+              budget: float | None = None) -> tuple[Run, Training]:
         """A new run, with everything checked before run.toml, the first file, is written.
 
-        Failure if the folder holds a run or cannot be written; ValueError for data and settings.
+        chosen: settings; reading: options of `data.load`; budget: seconds, for as many steps as will fit. Failure if the folder holds a run
+        or cannot be written; ValueError for data and settings.
         """
         there = [part for part in PARTS if (folder / part).exists()]
         if there:
             raise Failure(f"{folder} already holds a run ({there[0]}): go on with it by rheos train --resume {folder}, or give another --out")
         check_writable(folder / "run.toml")
         one_thread()
-        settings = settled(chosen)
-        data = _load(name, held_out)
+        settings, reading = settled(chosen), {key: value for key, value in (reading or {}).items() if value is not None}
+        data = _load(name, held_out, reading)
+        if budget is not None:
+            settings["steps"] = _steps_within(budget, data, settings)
         prepared = _prepare(data, settings)
+        command = _command(name, held_out, reading, folder, settings)
+        # What was left to the network to choose is written down, so that the run does not depend on what later versions would choose.
+        settings |= {"batch": prepared.descent.batch, "rate": prepared.card["rate"]}
         from rheos.data.sources import NAMES
 
-        source = {"name": name} if name in NAMES else {"name": str(Path(name).absolute())} | ({} if held_out is None else {"held_out": held_out})
-        run = cls(folder, source | {"rows": len(data), "sha256": content_hash(data)}, settings, versions(), _machine(),
-                  _command(name, held_out, folder, settings), datetime.now(UTC).isoformat(timespec="seconds"))
+        source = {"name": name if name in NAMES else str(Path(name).absolute())} | ({} if held_out is None else {"held_out": held_out})
+        source |= {"reading": reading, "rows": len(data), "sha256": content_hash(data)}
+        run = cls(folder, source, settings, versions(), _machine(), command,
+                  datetime.now(UTC).isoformat(timespec="seconds"), float(budget or 0.0))
         run._write()
         return run, prepared
 
@@ -195,8 +206,8 @@ class Run:
         unknown = sorted(set(self.settings) - set(usual))
         if unknown:
             return f"unknown settings {', '.join(unknown)}"
-        known = {"data": {"name": str, "sha256": str, "rows": int, "held_out": float}, "machine": {"threads": int, "cores": int},
-                 "settings": {name: type(value) for name, value in usual.items() if value is not None}, "versions": dict.fromkeys(self.versions, str)}
+        known = {"data": {"name": str, "sha256": str, "rows": int, "held_out": float, "reading": dict}, "machine": {"threads": int, "cores": int},
+                 "settings": OPEN | {name: type(value) for name, value in usual.items() if value is not None}, "versions": dict.fromkeys(self.versions, str)}
         needed = {"data": ("name", "sha256", "rows"), "settings": ("path", "seed", "steps", "every")}
         for part, kinds in known.items():
             found = getattr(self, part)
@@ -217,7 +228,7 @@ class Run:
     def dataset(self) -> Dataset:
         """The run's data, loaded again. Failure if they are not what the run began with."""
         with found_well():
-            data = _load(self.data["name"], self.data.get("held_out"))
+            data = _load(self.data["name"], self.data.get("held_out"), self.data.get("reading", {}))
         if content_hash(data) != self.data["sha256"]:
             raise Failure(f"{self.data['name']} has changed since the run in {self.folder} began, so it cannot go on or be judged with it")
         return data
@@ -295,13 +306,15 @@ def find_model(folder: Path) -> tuple[Path, Path]:
 
 
 def content_hash(data: Dataset) -> str:
-    """SHA-256 of all examples and labels, training and held out: the same for a file that was copied or saved again."""
+    """SHA-256 of all examples, labels and captions, training and held out: the same for a file that was copied or saved again."""
     digest = hashlib.sha256()
     for part in (data, data.held_out):
         for values in () if part is None else (part.x, part.y):
             if values is not None:
                 digest.update(f"{tuple(values.shape)} {values.dtype};".encode())
                 digest.update(values.contiguous().numpy())
+        for text in () if part is None or part.captions is None else part.captions:
+            digest.update(text.encode() + b"\0")
     return digest.hexdigest()
 
 
@@ -319,16 +332,20 @@ def _machine() -> dict[str, Any]:
     return {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
 
 
-def _load(name: str, held_out: float | None) -> Dataset:
-    from rheos.data import load
+def _load(name: str, held_out: float | None, reading: dict[str, Any]) -> Dataset:
+    from rheos.data import Dataset, load
 
-    return load(name, held_out=held_out)
+    data = load(name, held_out=held_out, **reading)
+    if not isinstance(data, Dataset):
+        raise ValueError(f"{name} is a {type(data).__name__}, and a flow is learned of rows of numbers: load it in Python with rheos.data.load")
+    return data
 
 
-def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
+def _training(data: Dataset, settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `Training.prepare` that the settings stand for."""
     from rheos.core import checks
     from rheos.couplings import Independent, MinibatchOT
-    from rheos.models import Standardise, Training
+    from rheos.models import Standardise
     from rheos.paths import Path as ProbabilityPath
     from rheos.paths import data_separation
 
@@ -336,22 +353,34 @@ def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
         checks.one_of("predicts", settings["predicts"], PREDICTS)
     name = checks.one_of("path", settings["path"], PATHS)
     if name == "kinetic":
-        seen = Standardise.fit(data.x, data.bounds).forward(data.x[:SEPARATION_ROWS])
-        path = ProbabilityPath.kinetic_optimal(data_separation(seen, seed=settings["seed"]))
+        transform = Standardise.fit(data.x, data.bounds) if data.encoding is None else Standardise.none(data.x)
+        path = ProbabilityPath.kinetic_optimal(data_separation(transform.forward(data.x[:SEPARATION_ROWS]), seed=settings["seed"]))
     else:
         path = getattr(ProbabilityPath, name)()
     coupling = {"independent": Independent, "ot": MinibatchOT}[checks.one_of("coupling", settings["coupling"], COUPLINGS)]
     known = {key: value for key, value in settings.items() if key not in ("path", "every", "coupling")}
-    return Training.prepare(data, **known, path=path, coupling=coupling)
+    return known | {"path": path, "coupling": coupling}
 
 
-def _command(name: str, held_out: float | None, folder: Path, settings: dict[str, Any]) -> str:
+def _prepare(data: Dataset, settings: dict[str, Any]) -> Training:
+    from rheos.models import Training
+
+    return Training.prepare(data, **_training(data, settings))
+
+
+def _steps_within(budget: float, data: Dataset, settings: dict[str, Any]) -> int:
+    from rheos.models import steps_within
+
+    return steps_within(budget, data, **{key: value for key, value in _training(data, settings).items() if key != "steps"})
+
+
+def _command(name: str, held_out: float | None, reading: dict[str, Any], folder: Path, settings: dict[str, Any]) -> str:
     """The command line that makes this run again: what differs from the defaults, and the seed."""
     import shlex
 
     words = ["rheos", "train", name, "--out", str(folder)] + ([] if held_out is None else ["--held-out", f"{held_out:g}"])
     usual = defaults()
-    for key, value in settings.items():
+    for key, value in [*reading.items(), *settings.items()]:
         if (key == "seed" or value != usual.get(key)) and key != "device":
             words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(words)

@@ -197,6 +197,7 @@ def _rebuild(tree: Any, tensors: dict[str, Tensor], template: Any, path: str, de
             template.load_state_dict({k: inside(k, v, None) for k, v in content})
         except (ValueError, KeyError) as error:
             raise ValueError(f"saved state differs at {path or '(root)'}: {error}") from None
+        _lay_out(template)
         return template
     if kind == "dataclass":
         if not dataclasses.is_dataclass(template) or type(template).__qualname__ != content:
@@ -248,3 +249,11 @@ def _first_difference(a: Any, b: Any, path: str = "") -> str:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return next(_first_difference(x, y, f"{path}/{i}") for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
     return f"{path or '/'}: {a!r} and {b!r}"
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Give what an optimiser keeps the memory order of its parameters (channels last, say): in another order sums round otherwise."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

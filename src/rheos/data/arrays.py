@@ -9,7 +9,7 @@ from torch import Tensor
 from rheos.core import checks
 from rheos.data.dataset import Dataset, divided
 
-__all__ = ["SUFFIXES", "from_file"]
+__all__ = ["SUFFIXES", "from_file", "real_rows"]
 
 SUFFIXES = (".npy", ".npz")
 LEAST_CLASSES_ALLOWED = 1000        # labels may reach this even in a file of fewer rows
@@ -43,45 +43,55 @@ def from_file(path: str | Path, *, held_out: float = 0.1) -> Dataset:
 
 def _read(path: Path) -> dict:
     """The arrays of a file by name (a .npy holds only x)."""
-    import pickle
-    import zipfile
+    import warnings
 
     import numpy as np
 
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"x": found}
-        with found:
-            wanted = [name for name in ("x", "y") if name in found.files]
-            return {name: found[name] for name in wanted} if "x" in wanted else dict.fromkeys(found.files)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                 # headers of old versions
+            found = np.load(path, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"x": found}
+            with found:
+                wanted = [name for name in ("x", "y") if name in found.files]
+                return {name: found[name] for name in wanted} if "x" in wanted else dict.fromkeys(found.files)
+    except Exception as error:                              # a broken header makes NumPy raise nearly anything
         if "pickle" in str(error).lower():
             raise ValueError(f"{path}: holds Python objects or no NumPy array at all; save plain numbers with numpy.save or numpy.savez") from error
-        raise ValueError(f"{path}: cannot be read as a NumPy file ({error})") from error
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise ValueError(f"{path}: cannot be read as a NumPy file ({reason})") from error
 
 
 def _values(path: Path, found) -> tuple[Tensor, tuple[float, float] | None]:
     """x as float32 (n, *event), and its bounds."""
     import numpy as np
 
+    x = real_rows(f"{path}: x", found)
+    return (x / 127.5 - 1, (-1.0, 1.0)) if found.dtype == np.uint8 else (x, None)
+
+
+def real_rows(what: str, found) -> Tensor:
+    """A NumPy array as float32 (n, *event), a flat one as (n, 1). ValueError that begins with `what` if it is not real, empty, not finite
+    or too large for float32."""
+    import numpy as np
+
     if found.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: x must hold real numbers, got dtype {found.dtype}")
+        raise ValueError(f"{what} must hold real numbers, got dtype {found.dtype}")
     if found.size == 0:
-        raise ValueError(f"{path}: x is empty, got shape {found.shape}")
+        raise ValueError(f"{what} is empty, got shape {found.shape}")
     if found.ndim == 1:
         found = found[:, None]
-    bad = np.argwhere(~np.isfinite(found))
-    if len(bad):
-        place = tuple(int(i) for i in bad[0])
-        raise ValueError(f"{path}: x must be finite, got {len(bad)} of {found.size} entries that are not, the first ({found[place]}) at {place}")
-    if found.dtype == np.uint8:
-        return torch.from_numpy(found.astype(np.float32)) / 127.5 - 1, (-1.0, 1.0)
+    good = np.isfinite(found)
+    if not good.all():
+        place = tuple(int(i) for i in np.unravel_index(np.argmin(good), good.shape))
+        raise ValueError(f"{what} must be finite, got {found.size - int(good.sum()):,} of {found.size:,} entries that are not, "
+                         f"the first ({found[place]}) at {place}")
     with np.errstate(over="ignore"):
         x = found.astype(np.float32)
     if not np.isfinite(x).all():
-        raise ValueError(f"{path}: x must fit into float32, got {np.abs(found).max():g} as the largest magnitude: rescale it")
-    return torch.from_numpy(np.ascontiguousarray(x)), None
+        raise ValueError(f"{what} must fit into float32, got {np.abs(found).max():g} as the largest magnitude: rescale it")
+    return torch.from_numpy(np.ascontiguousarray(x))
 
 
 def _labels(path: Path, found, rows: int) -> Tensor:

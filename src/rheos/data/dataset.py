@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rheos.core import checks
+from rheos.data.encodings import Encoding
 
 __all__ = ["Dataset", "divided", "falls_below"]
 
@@ -23,6 +25,10 @@ class Dataset:
     held_out: a Dataset of the same events and classes that no training may see, or None.
     bounds:   (low, high) that every true value respects (pixels), or None.
     classes:  number of classes, given exactly when `y` is.
+    labels:   the classes' names, in the order of their numbers, or None.
+    captions: a text for every row, or None.
+    encoding: how rows came from things that are not arrays (a table's columns, text), and how they go back; None for arrays. Encoded
+              rows are already on a network's scale (entries of size 1), so a model does not standardise them again.
     meaning:  one sentence: what a row is and in which units.
     licence:  under which terms the data may be used; "" if not known.
     source:   where it came from: a citation, or the file.
@@ -40,6 +46,9 @@ class Dataset:
     held_out: Dataset | None = None
     bounds: tuple[float, float] | None = None
     classes: int | None = None
+    labels: tuple[str, ...] | None = None
+    captions: tuple[str, ...] | None = None
+    encoding: Encoding | None = None
     meaning: str = ""
     licence: str = ""
     source: str = ""
@@ -62,6 +71,14 @@ class Dataset:
             raise ValueError(f"{self.name}: y and classes go together, got {'classes' if self.y is None else 'y'} alone")
         if self.y is not None:
             self._check_labels()
+        if self.labels is not None:
+            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+            if len(self.labels) != self.classes or len(set(self.labels)) != len(self.labels):
+                raise ValueError(f"{self.name}: labels must be different names for its {self.classes} classes, got {self.labels}")
+        if self.captions is not None:
+            object.__setattr__(self, "captions", tuple(map(str, self.captions)))
+            if len(self.captions) != len(x):
+                raise ValueError(f"{self.name}: captions must be one text for each of the {len(x)} rows of x, got {len(self.captions)}")
         if self.held_out is not None and (self.held_out.event, self.held_out.classes) != (self.event, self.classes):
             raise ValueError(f"{self.name}: held_out must have the events {self.event} and classes {self.classes} of the training part, "
                              f"got {self.held_out.event} and {self.held_out.classes}")
@@ -100,14 +117,20 @@ def falls_below(x: Float[Tensor, "n *event"], fraction: float) -> Bool[Tensor, "
     return torch.tensor(below, dtype=torch.bool)
 
 
-def divided(name: str, x: Tensor, y: Tensor | None, fraction: float, **about) -> Dataset:
+def divided(name: str, x: Tensor, y: Tensor | None, fraction: float, *, captions: Sequence[str] | None = None,
+            apart: Bool[Tensor, " n"] | None = None, **about) -> Dataset:
     """A Dataset whose `held_out` is the `fraction` of rows chosen by content (None if that is no row at all).
 
-    about: the remaining fields of Dataset. ValueError if every row would be held out.
+    apart: which rows to hold out, where that is decided otherwise (files of one family kept together). about: the remaining fields of
+    Dataset. ValueError if every row would be held out.
     """
-    apart = falls_below(x, fraction)
+    apart = falls_below(x, fraction) if apart is None else apart
     if bool(apart.all()):
         raise ValueError(f"{name}: all {len(x)} rows fall into the held-out part, none is left to train on: lower held_out ({fraction:g})")
-    part = lambda rows, **more: Dataset(x=x[rows], y=None if y is None else y[rows], **about, **more)
+
+    def part(rows: Tensor, **more) -> Dataset:
+        said = None if captions is None else tuple(captions[i] for i in rows.nonzero().flatten().tolist())
+        return Dataset(x=x[rows], y=None if y is None else y[rows], captions=said, **about, **more)
+
     held_out = part(apart, name=f"{name} (held out)") if bool(apart.any()) else None
     return part(~apart, name=name, held_out=held_out)

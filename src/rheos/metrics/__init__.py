@@ -1,32 +1,49 @@
 """How far a set of samples is from the data, and how near to its neighbours."""
 from rheos.metrics.baselines import gaussian_fit
 from rheos.metrics.classifiers import classifier_two_sample
+from rheos.metrics.colour import ColourFeatures, colour_features
 from rheos.metrics.coverage import DensityCoverage, PrecisionRecall, density_coverage, hausdorff, precision_recall
 from rheos.metrics.features import DigitFeatures, digit_features
 from rheos.metrics.floor import Floor, floor
+from rheos.metrics.grey import GreyFeatures, grey_features
+from rheos.metrics.image_features import ImageFeatures, channel_axis, image_features
 from rheos.metrics.kernels import RBF, Kernel, Polynomial, energy, mmd
 from rheos.metrics.neighbours import nearest
+from rheos.metrics.ngrams import ngram_distance
 from rheos.metrics.sets import frechet, sliced_w2
+from rheos.metrics.tables import associations, category_distance, correlation_error, number_distance
 from rheos.metrics.transport import sinkhorn, wasserstein
 
 __all__ = [
     "RBF",
+    "ColourFeatures",
     "DensityCoverage",
     "DigitFeatures",
     "Floor",
+    "GreyFeatures",
+    "ImageFeatures",
     "Kernel",
     "Polynomial",
     "PrecisionRecall",
+    "associations",
+    "category_distance",
+    "channel_axis",
     "classifier_two_sample",
+    "colour_features",
+    "correlation_error",
     "density_coverage",
     "digit_features",
     "energy",
     "floor",
     "frechet",
     "gaussian_fit",
+    "grey_features",
     "hausdorff",
+    "image_features",
     "mmd",
     "nearest",
+    "ngram_distance",
+    "number_distance",
     "precision_recall",
     "sinkhorn",
     "sliced_w2",

@@ -1,7 +1,8 @@
 """Models: a trained field with its transform, classes and card; training one, saving it, loading it."""
+from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
-from rheos.models.learn import Training, train
+from rheos.models.learn import Training, steps_within, train
 from rheos.models.model import Model, load
 from rheos.models.transforms import Standardise
 
-__all__ = ["Model", "Standardise", "Training", "load", "pick_device", "train"]
+__all__ = ["Conditions", "Model", "Standardise", "Training", "load", "pick_device", "steps_within", "train"]

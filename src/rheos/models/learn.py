@@ -4,6 +4,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,23 +16,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheos.core import Checkpoint, Draws, Watcher, checks, evolve, latest_checkpoint, load_state
+from rheos.core import Checkpoint, Draws, Watcher, checks, evolve, latest_checkpoint, load_state, raising_interrupts
 from rheos.couplings import Coupling, Independent, MinibatchOT
-from rheos.data import Dataset
+from rheos.data import Dataset, Encoding
+from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
 from rheos.models.model import Model
 from rheos.models.transforms import Standardise
-from rheos.nets import ResidualMLP
+from rheos.nets import DiT, UNet, net_for
 from rheos.objectives import LogitNormal, LogNormal, Matching
 from rheos.objectives.when import TimeLaw
 from rheos.paths import Field, Path
 from rheos.samplers.defaults import LARGEST_AMPLIFICATION
-from rheos.training import Average, Cosine, Descent, DescentState
+from rheos.training import Average, Constant, Cosine, Descent, DescentState, Linear
 
-__all__ = ["Training", "train"]
+__all__ = ["SCHEDULES", "Training", "steps_within", "train"]
 
 LOUD = 2.0      # standard deviations of the data: above, the noise at a path's start is too large for a network to be shown as it is
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+SCHEDULES = {"cosine": Cosine, "linear": Linear, "constant": lambda steps, warm_up: Constant(warm_up)}
+# Rows of a minibatch and learning rate, by the kind of network: what learned most in a given time on CPUs.
+HABITS = {UNet: (64, 2e-3), DiT: (64, 1e-3)}
+OTHER_HABITS = (256, 2e-3)
+DEFAULT_STEPS = 1500
+TIMED_SHARE, LEAST_TIMED, MOST_TIMED = 0.02, 5, 50      # of a budget spent on timing; steps that are timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +54,8 @@ class Training:
     matching: Matching
     transform: Standardise
     event: tuple[int, ...]
-    classes: int | None
+    conditions: Conditions
+    encoding: Encoding | None
     card: dict
     about: dict
 
@@ -53,19 +63,21 @@ class Training:
     def prepare(
         cls,
         data: Dataset | Tensor,
-        net: nn.Module | None = None,
+        net: nn.Module | str = "auto",
         *,
-        steps: int = 1500,
+        steps: int = DEFAULT_STEPS,
         path: Path | None = None,
         predicts: str | None = None,
         unit_input: bool | None = None,
         coupling: Callable[..., Coupling] = Independent,
         when: TimeLaw | None = None,
-        batch: int = 256,
-        rate: float = 2e-3,
-        width: int = 160,
-        depth: int = 3,
-        dropout: float = 0.1,
+        condition: str = "auto",
+        batch: int | None = None,
+        rate: float | None = None,
+        schedule: str = "cosine",
+        width: int | None = None,
+        depth: int | None = None,
+        dropout: float | None = None,
         drop_condition: float = 0.1,
         decay: float = 0.999,
         clip: float | None = 1.0,
@@ -77,32 +89,38 @@ class Training:
     ) -> Training:
         """Check the settings, see `train`, and build the run."""
         steps = checks.integer("steps", steps, least=1)
-        checks.positive("rate", rate)
         checks.one_of("precision", precision, PRECISIONS)
+        checks.one_of("schedule", schedule, SCHEDULES)
         where = pick_device(device)
-        x, y, bounds, name = (data.x, data.y, data.bounds, data.name) if isinstance(data, Dataset) else (data, None, None, "tensor")
+        x, bounds, name = (data.x, data.bounds, data.name) if isinstance(data, Dataset) else (data, None, "tensor")
+        encoding = data.encoding if isinstance(data, Dataset) else None
         if checks.tensor("data", x, floating=True).dtype not in (torch.float32, torch.float64):
             raise TypeError(f"data must be float32 or float64, got {x.dtype}")
         if x.ndim < 2 or not x.numel():
             raise ValueError(f"data must have shape (rows, *event) with no empty axis, got {tuple(x.shape)}")
-        for setting, value, kind in (("path", path, Path), ("net", net, nn.Module)):
-            if value is not None and not isinstance(value, kind):
-                raise TypeError(f"{setting} must be a {kind.__name__}, got {value!r}")
+        if path is not None and not isinstance(path, Path):
+            raise TypeError(f"path must be a Path, got {path!r}")
+        if not isinstance(net, nn.Module | str):
+            raise TypeError(f"net must be a network or the name of one, got {net!r}")
         if when is not None and not callable(getattr(when, "sample", None)):
             raise TypeError(f"when must be a law of times such as LogitNormal(), got {when!r}")
-        event, classes = tuple(x.shape[1:]), data.classes if isinstance(data, Dataset) and y is not None else None
+        event = tuple(x.shape[1:])
+        conditions, cond = Conditions.of(data, condition)
         path = Path.linear() if path is None else path
         if path.two_sided:
             raise ValueError("path must be one-sided to learn a law from noise, got a two-sided one; train those with Descent and Matching")
-        transform = Standardise.fit(x, bounds)
+        transform = Standardise.fit(x, bounds) if encoding is None else Standardise.none(x)
         scale = float(getattr(path.schedule, "scale", 1.0))
         if not 1 / LOUD < scale < LOUD:
             raise ValueError(f"path was made for data of scale {scale:.4g}, but train gives its data scale 1 first: "
                              "use data_separation on Standardise.fit(x).forward(x)")
-        if net is None:
+        if isinstance(net, str):
             with Draws.of(seed).scope(0):
-                net = ResidualMLP(event, width=width, depth=depth, dropout=dropout, classes=classes).to(x.dtype)
+                net = net_for(event, net, width=width, depth=depth, dropout=dropout, classes=conditions.classes, features=conditions.features,
+                              tokens=getattr(encoding, "kind", None) == "tokens").to(x.dtype)
         net = net.to(where)
+        usual = HABITS.get(type(net), OTHER_HABITS)
+        batch, rate = checks.integer("batch", usual[0] if batch is None else batch, least=1), checks.positive("rate", usual[1] if rate is None else rate)
         if compile:
             net.compile()
         # Where noise outgrows the data a network needs both scaled: its input, and an answer that is finite and of size 1 at all times.
@@ -112,22 +130,23 @@ class Training:
         predicts = ("v" if hard else "velocity") if predicts is None else predicts
         unit_input = loud if unit_input is None else unit_input
         when = when if when is not None else LogNormal(-0.5, 1.2) if loud else LogitNormal()
-        matching = Matching(path, predicts, when, drop_condition=drop_condition if y is not None else 0.0, unit_input=unit_input)
-        pairs = coupling(transform.forward(x).to(where), cond=None if y is None else y.to(where))
+        matching = Matching(path, predicts, when, drop_condition=drop_condition if cond is not None else 0.0, unit_input=unit_input)
+        pairs = coupling(transform.forward(x).to(where), cond=None if cond is None else cond.to(where))
         if not path.noise.gaussian and isinstance(pairs, MinibatchOT) and pairs.source is None:
             raise ValueError(f"coupling draws normal noise, but the path has {path.noise}; give MinibatchOT a source of that law, or use Independent")
         if not callable(getattr(pairs, "sample", None)):
             raise TypeError(f"coupling must make an object with a method sample, as Independent does; got {type(pairs).__name__}")
         # A long run ends at rate 0; a warm-up of one step in fifty keeps Adam's first, badly scaled moves small.
         descent = Descent(matching, pairs, batch, partial(torch.optim.Adam, lr=rate, betas=(0.9, 0.99), fused=where.type != "mps"),
-                          Cosine(steps, min(steps // 50, 100)), Average(decay), clip, accumulate, PRECISIONS[precision], seed=seed)
+                          SCHEDULES[schedule](steps, min(steps // 50, 100)), Average(decay), clip, accumulate, PRECISIONS[precision], seed=seed)
         card = {"data": name, "rows": len(x), "steps": steps, "batch": batch, "rate": rate, "seed": Draws.of(seed).seed,
                 "precision": precision, "parameters": sum(p.numel() for p in net.parameters())}
         if isinstance(data, Dataset):
             card |= {"meaning": data.meaning, "licence": data.licence, "source": data.source}
+        card["condition"] = conditions.kind
         digest = hashlib.sha256(x.detach().cpu().contiguous().numpy())
-        if y is not None:
-            digest.update(y.cpu().contiguous().numpy())
+        if cond is not None:
+            digest.update(cond.cpu().contiguous().numpy())
         # By everything that they are made of: two paths may print alike.
         try:
             made = json.dumps(path.to_json(), sort_keys=True)
@@ -136,21 +155,25 @@ class Training:
         paired = {name: value for name, value in sorted(vars(pairs).items()) if isinstance(value, str | int | float | bool)}
         about = {"steps": steps, "path": repr(path), "path_hash": hashlib.sha256(made.encode()).hexdigest(), "predicts": list(matching.predicts),
                  "unit_input": unit_input, "when": repr(matching.when), "coupling": f"{type(pairs).__qualname__} {paired}", "batch": batch, "rate": rate,
+                 "schedule": schedule, "condition": conditions.kind,
                  "width": width, "depth": depth, "dropout": dropout, "drop_condition": matching.drop_condition, "decay": decay, "clip": clip,
-                 "accumulate": accumulate, "seed": card["seed"], "precision": precision, "net": type(net).__qualname__, "data": digest.hexdigest()}
-        return cls(descent, descent.init(net), matching, transform, event, classes, card, about)
+                 "accumulate": accumulate, "seed": card["seed"], "precision": precision, "net": type(net).__qualname__,
+                 "made": json.dumps(getattr(net, "settings", None), sort_keys=True, default=repr), "data": digest.hexdigest()}
+        return cls(descent, descent.init(net), matching, transform, event, conditions, encoding, card, about)
 
     def model(self, state: DescentState) -> Model:
         """The Model that `state` has learned: its averaged network."""
         field = Field(state.averaged.eval(), self.matching.path, self.matching.predicts, unit_input=self.matching.unit_input)
-        return Model(field, self.transform, self.event, classes=self.classes, card={**self.card, "trained_steps": state.step})
+        return Model(field, self.transform, self.event, conditions=self.conditions, encoding=self.encoding,
+                     card={**self.card, "trained_steps": state.step})
 
 
 def train(
     data: Dataset | Tensor,
-    net: nn.Module | None = None,
+    net: nn.Module | str = "auto",
     *,
-    steps: int = 1500,
+    steps: int | None = None,
+    budget: float | None = None,
     checkpoint: str | FilePath | None = None,
     every: int = 500,
     resume: bool = False,
@@ -159,14 +182,17 @@ def train(
 ) -> Model:
     """Learn a generative flow of `data` and return a Model.
 
-    data: a Dataset, or a tensor (rows, *event). net: a network of your own, trained in place; default a ResidualMLP with the data's
-    classes. steps: minibatches. checkpoint: a folder for the whole state, every `every` steps; with `resume` the run goes on from the
-    last one there, if data and settings are the same, and ends where the uninterrupted run would have ended, bit for bit.
+    data: a Dataset, or a tensor (rows, *event). net: a network of your own, trained in place, or "auto", "mlp", "unet", "dit": see `nets.net_for`.
+    steps: minibatches (1500), or budget: seconds, for as many steps as a few timed ones say will fit. checkpoint: a folder for the whole state,
+    every `every` steps; with `resume` the run goes on from the last one there, if data and settings are the same, and ends where the
+    uninterrupted run would have ended, bit for bit (a budget is measured anew, so give the steps to resume).
     settings: path (Path.linear()), predicts ("velocity"; "v" on paths at whose start a velocity hardly tells the data), unit_input (False),
-    coupling (Independent; it is called with the rows and cond), when (LogitNormal()), batch (256), rate (2e-3, with a cosine to 0), width
-    (160), depth (3), dropout (0.1), drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device
-    ("auto"), precision ("fp32" or "bf16"), compile (False). Paths whose noise outgrows the data (VE, EDM) have other defaults: unit_input True
-    with "v", when LogNormal(-0.5, 1.2), which is EDM's preconditioning and law of noise levels for data of variance 1. watch: watchers of the run.
+    coupling (Independent; it is called with the rows and cond), when (LogitNormal()), condition ("label", "caption", "none", or "auto": the
+    first of them that the data have), batch (64 for a U-Net or a transformer, else 256), rate (2e-3; transformer 1e-3), schedule of the rate
+    ("cosine" to 0, "linear", "constant"), width, depth, dropout (the network's own), drop_condition (0.1), decay of the averaged weights
+    (0.999), clip (1.0), accumulate (1), seed (0), device ("auto"), precision ("fp32" or "bf16"), compile (False). Paths whose noise outgrows
+    the data (VE, EDM) have other defaults: unit_input True with "v", when LogNormal(-0.5, 1.2), which is EDM's preconditioning and law of
+    noise levels for data of variance 1. watch: watchers of the run.
 
     Ctrl-C ends the training after the step under way, with a warning, and the model so far is returned.
     ValueError for data that is empty, constant or not finite, and for settings out of range.
@@ -174,6 +200,11 @@ def train(
     known = [name for name, p in inspect.signature(Training.prepare).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for name in settings:
         checks.one_of("a setting of train", name, known)
+    if budget is not None and (steps is not None or resume):
+        raise ValueError(f"budget chooses the steps of a run that begins, so it goes with neither steps nor resume; got {budget}")
+    if budget is not None:
+        steps = steps_within(budget, data, net, **settings)
+    steps = DEFAULT_STEPS if steps is None else steps
     run = Training.prepare(data, net, steps=steps, **settings)
     state, watchers = run.start, list(watch)
     found = None if checkpoint is None else latest_checkpoint(checkpoint)
@@ -191,3 +222,30 @@ def train(
     if end.step < steps:
         warnings.warn(f"training was stopped at step {end.step} of {steps}; the model is what it was there", stacklevel=2)
     return run.model(end)
+
+
+def steps_within(budget: float, data: Dataset | Tensor, net: nn.Module | str = "auto", **settings: Any) -> int:
+    """How many training steps fit into `budget` seconds, by timing a few on a copy, which are thrown away. At least 1.
+
+    Seconds are of CPU time for one thread on a CPU, by the clock elsewhere: what the run will take on a machine that does nothing else.
+    The settings are those of `train`. ValueError for a budget that is not positive.
+    """
+    begun, budget = time.monotonic(), checks.positive("budget", budget)
+    run = Training.prepare(data, net, steps=MOST_TIMED + 2, **settings)
+    on_cpu = next(run.start.net.parameters()).device.type == "cpu"
+
+    def clock() -> float:
+        if on_cpu:
+            return time.process_time() / torch.get_num_threads()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+    with raising_interrupts():
+        state = evolve(run.descent, run.start, 2)              # the first steps also set things up
+        spent: list[float] = []
+        while len(spent) < LEAST_TIMED or (len(spent) < MOST_TIMED and time.monotonic() - begun < TIMED_SHARE * budget):
+            before = clock()
+            state = evolve(run.descent, state, 1, donate=True)
+            spent.append(clock() - before)
+    return max(1, int(budget / statistics.median(spent)))

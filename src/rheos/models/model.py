@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import rheos
 from rheos.core import Draws, Watcher, checks
 from rheos.core.files import load_json, load_tensors, rheos_class, save_json, tensor_bytes, write_bytes
+from rheos.data import Encoding, encoding_from_json
+from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
 from rheos.models.transforms import Standardise
 from rheos.paths import Field, Path, Times
@@ -21,22 +23,39 @@ from rheos.samplers import Rule, Table, sample
 
 __all__ = ["Model", "load"]
 
-FORMAT = 1
+FORMAT, READABLE = 2, (1, 2)       # 1 knew neither encodings nor names of classes
 
 
 class Model:
     """A trained field with what belongs to it.
 
     field: the averaged network on its path. transform: from the user's units to the network's and back. event: shape of one sample.
-    classes: how many classes it can be asked for, or None. card: what it is: data, settings, figures (JSON-able).
+    conditions: what it can be asked for. encoding: what its rows stand for where the data were not arrays (a table's columns, text), or None.
+    card: what it is: data, settings, figures (JSON-able).
     """
 
-    def __init__(self, field: Field, transform: Standardise, event: tuple[int, ...], *, classes: int | None = None, card: dict | None = None):
+    def __init__(self, field: Field, transform: Standardise, event: tuple[int, ...], *, conditions: Conditions | None = None,
+                 encoding: Encoding | None = None, card: dict | None = None):
         self.field, self.transform, self.event = field, transform, tuple(checks.integer("event", size, least=1) for size in event)
-        self.classes = None if classes is None else checks.integer("classes", classes, least=1)
+        self.conditions, self.encoding = Conditions() if conditions is None else conditions, encoding
         if card is not None and not isinstance(card, dict):
             raise TypeError(f"card must be a dict, got {type(card).__name__}")
         self.card = dict(card or {})
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes it can be asked for, or None."""
+        return self.conditions.classes
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The classes' names, or None."""
+        return self.conditions.labels
+
+    @property
+    def condition(self) -> str | None:
+        """What it can be asked for: "label", "caption" or None."""
+        return None if self.conditions.kind == "none" else self.conditions.kind
 
     def sample(
         self,
@@ -49,25 +68,27 @@ class Model:
         times: Times | None = None,
         seed: int | Draws = 0,
         batch: int | None = 1024,
+        first: int = 0,
         watch: Iterable[Watcher] = (),
     ) -> Float[Tensor, "rows *event"]:
-        """Draw `n` samples (n, *event) in the data's own units; see `rheos.sample` for the settings.
+        """Draw `n` samples (n, *event) in the data's own units (encoded rows where there is an `encoding`); see `rheos.sample` for the settings.
 
-        cond: a class for all samples or a tensor (n,) of classes (-1: any). ValueError for a class that does not exist.
+        cond: for models of labels a class number, a class's name, a list of them or a tensor (n,) (-1: any); for models of captions a text
+        or n texts. ValueError for a class that does not exist.
         """
-        if cond is not None:
-            self._check_classes(cond)
-        x = sample(self.field, n, shape=self.event, cond=cond, guidance=guidance, rule=rule, steps=steps, times=times, seed=seed, batch=batch, watch=watch)
+        n = checks.integer("n", n, least=1)
+        x = sample(self.field, n, shape=self.event, cond=self.conditions.tensor(cond, n), guidance=guidance, rule=rule, steps=steps, times=times,
+                   seed=seed, batch=batch, first=first, watch=watch)
         return self.transform.inverse(x)
 
-    def _check_classes(self, cond: Any) -> None:
-        if self.classes is None:
-            raise ValueError("cond was given, but this model was trained without classes")
-        wanted = torch.as_tensor(cond)
-        if wanted.is_floating_point() or wanted.dtype == torch.bool:
-            raise TypeError(f"cond must be whole class numbers, got {wanted.dtype}")
-        if not bool(((wanted >= -1) & (wanted < self.classes)).all()):
-            raise ValueError(f"cond must be a class from 0 to {self.classes - 1} (or -1 for any), got {int(wanted.min())} to {int(wanted.max())}")
+    def stream(self, n: int, *, batch: int = 1024, cond: Any = None, first: int = 0, **settings: Any) -> Iterator[Float[Tensor, "rows *event"]]:
+        """The rows of `sample(n, ...)` in parts of at most `batch`, one after the other, so that memory does not grow with `n`."""
+        n, batch = checks.integer("n", n, least=1), checks.integer("batch", batch, least=1)
+        wanted = self.conditions.tensor(cond, n)
+        for start in range(0, n, batch):
+            rows = min(batch, n - start)
+            part = None if wanted is None else wanted[start : start + rows]
+            yield self.sample(rows, cond=part, batch=batch, first=first + start, **settings)
 
     def to(self, device: torch.device | str) -> Model:
         """This model with its network on `device`."""
@@ -89,6 +110,7 @@ class Model:
         name = f"model-{digest[:12]}.safetensors"
         description = {
             "format": FORMAT, "rheos": rheos.__version__, "tensors": name, "sha256": digest, "event": list(self.event), "classes": self.classes,
+            "labels": self.labels, "embedder": self.conditions.embedder, "encoding": None if self.encoding is None else self.encoding.to_json(),
             "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "unit_input": self.field.unit_input, "path": self.field.path.to_json(),
             "net": {"class": _public_name(type(net)), "settings": getattr(net, "settings", None)}, "card": self.card,
         }
@@ -118,16 +140,19 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
     if not place.is_file():
         raise FileNotFoundError(f"{folder} holds no model: {place} does not exist")
     found = load_json(place)
-    if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] != FORMAT:
+    if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] not in READABLE:
         form = found.get("format") if isinstance(found, dict) else None
-        raise ValueError(f"{place} has model format {form}, this version of rheos reads {FORMAT}")
+        raise ValueError(f"{place} has model format {form}, this version of rheos reads {' and '.join(map(str, READABLE))}")
     try:
         tensors = _checked_tensors(folder, found["tensors"], found["sha256"], place)
         path = Path.from_json(found["path"])
         field = Field(_network(found["net"], tensors) if net is None else net, path, tuple(found["predicts"]),
                       unit_input=found.get("unit_input", False))
         transform = Standardise(tensors["transform.mean"], tensors["transform.std"], None if found["bounds"] is None else tuple(found["bounds"]))
-        model = Model(field, transform, tuple(found["event"]), classes=found["classes"], card=found["card"])
+        labels, encoding = found.get("labels"), found.get("encoding")
+        conditions = Conditions(found["classes"], None if labels is None else tuple(labels), found.get("embedder"))
+        model = Model(field, transform, tuple(found["event"]), conditions=conditions,
+                      encoding=None if encoding is None else encoding_from_json(encoding), card=found["card"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place} is damaged: {type(error).__name__} {error}") from None
     except ValueError as error:

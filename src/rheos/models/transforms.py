@@ -40,6 +40,12 @@ class Standardise:
             raise ValueError(f"data is constant, all entries are {float(x.flatten()[0]):g}: there is nothing to learn")
         return cls(mean, torch.where(std > 0, std, 1.0), bounds)
 
+    @classmethod
+    def none(cls, x: Float[Tensor, "rows *event"]) -> Standardise:
+        """The transform that leaves `x` as it is: for rows that an encoding has brought to a network's scale already."""
+        checks.finite("data", x)
+        return cls(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
+
     def forward(self, x: Float[Tensor, "rows *event"]) -> Float[Tensor, "rows *event"]:
         return (x - self.mean.to(x)) / self.std.to(x)
 

@@ -1,5 +1,11 @@
 """Layers and backbones. Networks are called net(x, t, cond)."""
+from rheos.nets.attention import SelfAttention
+from rheos.nets.choice import NETS, net_for
 from rheos.nets.condition import Condition, FourierTime, keep_condition, without_condition
+from rheos.nets.dit import DiT
 from rheos.nets.mlp import ResidualMLP
+from rheos.nets.patches import fold, unfold
+from rheos.nets.unet import UNet
 
-__all__ = ["Condition", "FourierTime", "ResidualMLP", "keep_condition", "without_condition"]
+__all__ = ["NETS", "Condition", "DiT", "FourierTime", "ResidualMLP", "SelfAttention", "UNet", "fold", "keep_condition", "net_for", "unfold",
+           "without_condition"]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 import rheos
 from rheos.core import raising_interrupts
+from rheos.core.folders import cache_folder
 from rheos.papers.sources import code_hash
 
 __all__ = ["Fixture", "cache_folder", "fixture", "ledger"]
@@ -50,11 +51,6 @@ class Fixture:
 
     def __getitem__(self, key: str) -> Tensor:
         return self.tensors[key]
-
-
-def cache_folder() -> Path:
-    """The folder of the cache: $RHEOS_CACHE, or ~/.cache/rheos."""
-    return Path(os.environ.get("RHEOS_CACHE") or Path.home() / ".cache" / "rheos")
 
 
 @contextmanager

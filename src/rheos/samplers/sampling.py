@@ -34,6 +34,7 @@ def sample(
     guidance: float | None = None,
     seed: int | Draws = 0,
     batch: int | None = None,
+    first: int = 0,
     edit: Edit | None = None,
     watch: Iterable[Watcher] = (),
 ) -> Inexact[Tensor, "rows *event"]:
@@ -47,6 +48,7 @@ def sample(
     cond: a tensor or a dict of tensors, batch first, or one number for all; guidance: classifier-free guidance scale (1 is none, above 1
         is stronger).
     seed: of the start and of stochastic rules' noise; the same samples however `batch` splits them. batch: at most so many at once.
+    first: number of the first row: samples first .. first + n - 1 of the endless sequence that belongs to `seed`, for those who draw in parts.
     edit: (prediction, x, t) -> prediction, applied to every prediction, t a number or (rows,) where samples have times of their own.
     watch: watchers of each batch's run.
 
@@ -84,17 +86,17 @@ def sample(
     cond = _spread(cond, n, like.device)
     if guidance is not None:
         field = classifier_free(field, guidance)
-    size = n if batch is None else checks.integer("batch", batch, least=1)
+    size, offset = n if batch is None else checks.integer("batch", batch, least=1), checks.integer("first", first, least=0)
     parts = []
     begin_at = float(plan.times.t[0]) if isinstance(plan, Table) else plan[1]
     with torch.set_grad_enabled(start is not None and start.requires_grad), evaluating(getattr(field, "net", None)):
         for first in range(0, n, size):
             rows = min(size, n - first)
-            x = (path.prior((rows, *event), seed=draws, first=first, start=begin_at, dtype=like.dtype, device=like.device)
+            x = (path.prior((rows, *event), seed=draws, first=offset + first, start=begin_at, dtype=like.dtype, device=like.device)
                  if start is None else start[first : first + rows])
             # Half-integrated samples are of no use to anybody: Ctrl-C raises, and a watcher that ends the run is refused.
             with raising_interrupts():
-                parts.append(_run(plan, field, x, _cut(cond, first, rows), edit, draws, first, watch))
+                parts.append(_run(plan, field, x, _cut(cond, first, rows), edit, draws, offset + first, watch))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

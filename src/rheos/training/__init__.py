@@ -2,6 +2,6 @@
 from rheos.training.averaging import Average
 from rheos.training.descent import Descent, DescentState
 from rheos.training.game import Game, GameState, Hook, Player
-from rheos.training.rates import Cosine
+from rheos.training.rates import Constant, Cosine, Linear
 
-__all__ = ["Average", "Cosine", "Descent", "DescentState", "Game", "GameState", "Hook", "Player"]
+__all__ = ["Average", "Constant", "Cosine", "Descent", "DescentState", "Game", "GameState", "Hook", "Linear", "Player"]

@@ -4,23 +4,20 @@ Claim: among Gaussian paths x = b x1 + c z to a data set, the one of least kinet
 computed; and as the dimension grows against the number of points it becomes b = t, c = 1 - t (Cond-OT, flow matching's path), which explains
 why that path does well on images. Here: exact energies, since a finite data set's velocity is known, on two moons (centred, d = 2), handwritten
 digits on four principal axes and whole (d = 64), and pictures of 28 x 28 (d = 784), a thousand of each, scaled to mean square 1. A path is designed
-with one Monte Carlo estimate of the data's curve and judged with another, of other noise. The pictures are Fashion-MNIST's where Debian's package
-dataset-fashion-mnist is installed (or RHEOS_FASHION_MNIST names its folder), else patches of scikit-learn's two photographs; rows say which.
+with one Monte Carlo estimate of the data's curve and judged with another, of other noise. The pictures are Fashion-MNIST's where `rheos data` has them, else
+patches of scikit-learn's two photographs; rows say which.
 
 Smoke scale has the digits only, on 64, 4 and 2 axes. Supporting rows show what the core ones rest on: pictures with their mean taken away are
 further from Cond-OT than the thresholds say, and moons with their mean nearer; on moons the fixed cosine path saves most of what the optimum
 saves and reaches the threshold set for it, so that this row says how far Cond-OT is from the optimum, not that no fixed path comes near; and,
 for what it is worth, two networks trained once on digits, one along each path, sampled with every seed. On a GPU: likelihoods on images.
 """
-import gzip
-import os
 from functools import cached_property
-from pathlib import Path as FilePath
 
 import torch
 
 from rheos.core import Draws
-from rheos.data import GaussianMixture, load, two_moons
+from rheos.data import NAMES, GaussianMixture, load, two_moons
 from rheos.metrics import digit_features, frechet
 from rheos.models import Standardise, train
 from rheos.nets import ResidualMLP
@@ -66,11 +63,8 @@ def moons(count: int, seed: int) -> torch.Tensor:
 
 def pictures(count: int, seed: int) -> tuple[str, torch.Tensor]:
     """(name, (count, 784)), pixels in [-1, 1]."""
-    file = FilePath(os.environ.get("RHEOS_FASHION_MNIST", "/usr/share/datasets/fashion-mnist")) / "t10k-images-idx3-ubyte.gz"
-    if file.is_file():
-        with gzip.open(file) as content:
-            bytes_ = bytearray(content.read()[16:])
-        return "Fashion-MNIST", some(torch.frombuffer(bytes_, dtype=torch.uint8).reshape(-1, 784).double() / 127.5 - 1, count, seed)
+    if NAMES["fashion_mnist"].find() is not None:
+        return "Fashion-MNIST", some(load("fashion_mnist").held_out.x.flatten(1).double(), count, seed)
     from sklearn.datasets import load_sample_images
 
     patches = []

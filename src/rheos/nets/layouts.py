@@ -1,0 +1,41 @@
+"""Where an event has its channels: first (channels, *grid), last (*grid, channels), or nowhere (*grid)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rheos.core import checks
+
+__all__ = ["LAYOUTS", "channels_first", "first_event", "guess_layout", "restored"]
+
+LAYOUTS = ("first", "last", "none")
+MOST_CHANNELS = 8       # an axis up to so long, beside longer ones, is taken for channels
+
+
+def guess_layout(event: Sequence[int]) -> str:
+    """The layout that an event of this shape most likely has: (3, 32, 32) first, (32, 32, 3) last, (28, 28) none, (2, 50) first."""
+    few = lambda axis: event[axis] <= MOST_CHANNELS < max(event)
+    if len(event) == 2:
+        return "first" if few(0) else "last" if few(1) else "none"
+    return "last" if few(-1) and not few(0) else "first"
+
+
+def first_event(event: Sequence[int], layout: str) -> tuple[int, ...]:
+    """The event's shape with channels first. ValueError unless that has one to three axes of grid."""
+    checks.one_of("layout", layout, LAYOUTS)
+    event = tuple(checks.integer("event", size, least=1) for size in event)
+    first = (1, *event) if layout == "none" else (event[-1], *event[:-1]) if layout == "last" else event
+    if len(first) not in (2, 3, 4):
+        raise ValueError(f"event must have channels {layout} and one to three axes of grid, got {event}")
+    return first
+
+
+def channels_first(x: Tensor, layout: str) -> Tensor:
+    """(batch, *event) -> (batch, channels, *grid)."""
+    return x.unsqueeze(1) if layout == "none" else x.movedim(-1, 1) if layout == "last" else x
+
+
+def restored(x: Tensor, layout: str) -> Tensor:
+    """The inverse of `channels_first`."""
+    return x.squeeze(1) if layout == "none" else x.movedim(1, -1) if layout == "last" else x

@@ -7,6 +7,7 @@ five minutes of CPU.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -78,9 +79,9 @@ def main() -> None:
         print(f"{name}: " + ", ".join(f"{part} {count / of:.4f} ({count} of {of})" for part, (count, of) in found.items()))
     features = net(clothes.held_out.x[:2000]).abs()
     print(f"|feature|: median {features.median():.3f}, largest {features.max():.3f}; {spent:.0f} s of CPU time")
-    about = {"made_by": "tools/train_grey_features.py", "seed": str(chosen.seed)} | {f"{part} right": str(count) for part, (count, _) in found.items()}
+    about = {"made_by": "tools/train_grey_features.py", "seed": chosen.seed, "right": {part: count for part, (count, _) in found.items()}}
     partial = chosen.out.with_name(chosen.out.name + ".partial")
-    save_file(weights, partial, metadata=about)
+    save_file(weights, partial, metadata={"about": json.dumps(about)})        # one entry: safetensors writes several in any order
     partial.chmod(0o644)
     os.replace(partial, chosen.out)
     print(f"wrote {chosen.out.name}, {chosen.out.stat().st_size:,} bytes")

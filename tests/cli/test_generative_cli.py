@@ -184,7 +184,9 @@ def test_samples_are_the_models_own_as_array_and_picture(cli, finished, tmp_path
 def test_a_model_folder_is_as_good_as_a_run_folder(cli, finished, tmp_path):
     shutil.copytree(finished / "model", tmp_path / "moved")
     assert cli("sample", tmp_path / "moved", "--n", 3, "--steps", 2, "--out", tmp_path / "deep" / "x.npy")[0] == 0
-    assert np.array_equal(np.load(tmp_path / "deep" / "x.npy"), rheos.load(finished / "model").sample(3, steps=2).numpy())
+    model = rheos.load(finished / "model")
+    cond = generative._as_in_the_data(model, 3, 0)
+    assert np.array_equal(np.load(tmp_path / "deep" / "x.npy"), model.sample(3, steps=2, cond=cond).numpy())
     assert not (tmp_path / "moved" / "samples").exists()
 
 
@@ -364,3 +366,26 @@ def test_small_networks_run_on_one_thread_unless_the_user_has_said_otherwise(mon
     monkeypatch.delenv("OMP_NUM_THREADS")
     one_thread()
     assert told == [1]
+
+
+def test_samples_without_a_class_have_the_classes_of_the_data():
+    from rheos.models import Conditions, Model
+
+    field = rheos.Field(torch.nn.Identity(), rheos.Path.linear(), predicts="velocity")
+    model = Model(field, Standardise.none(torch.ones(1, 2)), (2,), conditions=Conditions(3), card={"class_counts": [100, 0, 300]})
+    drawn = generative._as_in_the_data(model, 8000, 5)
+    counts = torch.bincount(drawn, minlength=3)
+    assert counts[1] == 0 and abs(int(counts[0]) - 2000) < 5 * (8000 * 0.25 * 0.75) ** 0.5
+    assert torch.equal(drawn[:10], generative._as_in_the_data(model, 10, 5)) and not torch.equal(drawn, generative._as_in_the_data(model, 8000, 6))
+    model.card.clear()
+    assert generative._as_in_the_data(model, 10, 5) is None
+
+
+def test_the_report_puts_its_figures_on_the_model(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    assert run_app(build(), ["report", str(folder), "--n", "20"]) == 0
+    figures = rheos.load(folder / "model").card["figures"]
+    told = json.loads((folder / "report.json").read_text())["quality"]
+    assert figures["samples judged"] == 20 and figures[told["distances"][0]["name"]] == told["distances"][0]["model"]["mean"]
+    assert all(torch.equal(value, weights(finished)[name]) for name, value in weights(folder).items())

@@ -22,7 +22,7 @@ from rheos.core import Draws
 from rheos.data import Dataset
 from rheos.data.columns import Columns
 from rheos.data.tokens import Tokens
-from rheos.metrics import ImageFeatures, frechet, grey_features, ngram_distance
+from rheos.metrics import ImageFeatures, correlation_error, frechet, grey_features, ngram_distance
 from rheos.models import Model, Standardise
 from rheos.models.conditions import Conditions
 from rheos.nets import ResidualMLP
@@ -207,9 +207,9 @@ def mixed(n=120, held=40):
     """A table of all kinds of columns."""
     draws = Draws(2)
     z = draws.rows("z", 0, (n, 2), dtype=torch.float64).numpy()
-    city = np.array(["Ulm", "<i>Åre</i>", "Bonn", None], dtype=object)[draws.integers("city", 0, (n,), 4).numpy()]
+    city = np.array(["<i>Åre</i>", "<i>Åre</i>", "<i>Åre</i>", "Ulm", "Bonn", None], dtype=object)[draws.integers("city", 0, (n,), 6).numpy()]
     days = np.array([str(np.datetime64("2024-01-15") + int(40 * abs(a))) for a in z[:, 0]], dtype=object)
-    table = {"price $": 5 + 2 * z[:, 0] + 0.01 * z[:, 1], "rooms": np.round(3 + z[:, 1]), "city": city, "sold": days, "country": np.array(["DE"] * n, dtype=object)}
+    table = {"price <$>": 5 + 2 * z[:, 0] + 0.01 * z[:, 1], "rooms": np.round(3 + z[:, 1]), "city": city, "sold": days, "country": np.array(["DE"] * n, dtype=object)}
     encoding = Columns.fit(table)
     x = encoding.encode(table)
     part = lambda rows, name, **more: Dataset(name, x[rows], encoding=encoding, **more)
@@ -223,10 +223,10 @@ def test_a_table_is_shown_in_its_own_columns_and_units():
     page, told = shown(data, found)
     drawn = [data.encoding.decode(model.sample(40, seed=3 + i)) for i in range(3)]
     price, rooms, city, sold, country = told["columns"]
-    assert [column["name"] for column in told["columns"]] == ["price $", "rooms", "city", "sold", "country"]
+    assert [column["name"] for column in told["columns"]] == ["price <$>", "rooms", "city", "sold", "country"]
     assert [column["kind"] for column in told["columns"]] == ["number", "number", "category", "date", "constant"]
-    truth = table["price $"][:40]
-    expected = [wasserstein_distance(rows["price $"], truth) / np.std(truth) for rows in drawn]
+    truth = table["price <$>"][:40]
+    expected = [wasserstein_distance(rows["price <$>"], truth) / np.std(truth) for rows in drawn]
     assert price["distance"]["mean"] == pytest.approx(np.mean(expected), rel=1e-4) and price["data_mean"] == pytest.approx(truth.mean(), rel=1e-4)
     days = lambda texts: np.array(texts, dtype="datetime64[D]").astype(float)
     expected = [wasserstein_distance(days(rows["sold"]), days(table["sold"][:40])) / np.std(days(table["sold"][:40])) for rows in drawn]
@@ -237,10 +237,16 @@ def test_a_table_is_shown_in_its_own_columns_and_units():
     away = [sum(abs(shares(rows["city"]).get(level, 0) - theirs.get(level, 0)) for level in (None, "Ulm", "<i>Åre</i>", "Bonn")) / 2 for rows in drawn]
     assert city["distance"]["mean"] == pytest.approx(np.mean(away)) and city["unit"] == "total variation"
     assert country["distance"] is None and country["value"] == "DE" and "always DE" in page and rooms["floor"] > 0
-    assert told["associations"]["columns"] == ["price $", "rooms", "city", "sold"] and told["associations"]["error"]["mean"] > told["associations"]["floor"]
+    assert told["associations"]["columns"] == ["price <$>", "rooms", "city", "sold"] and told["associations"]["error"]["mean"] > told["associations"]["floor"]
+    levels = [None, "Ulm", "<i>Åre</i>", "Bonn"]
+    columns = lambda rows: [torch.tensor(np.asarray(rows["price <$>"])), torch.tensor(np.asarray(rows["rooms"], dtype=float)),
+                            torch.tensor([levels.index(level) for level in rows["city"]]), torch.tensor(days(rows["sold"]))]
+    errors = [correlation_error(columns(rows), columns({name: values[:40] for name, values in table.items()})) for rows in drawn]
+    assert told["associations"]["error"]["mean"] == pytest.approx(float(sum(errors)) / 3, rel=1e-4)
     truth = np.array(told["associations"]["data"])
-    assert truth[0, 1] == pytest.approx(np.corrcoef(table["price $"][:40], table["rooms"][:40])[0, 1], abs=1e-3)
-    assert 'alt="associations of columns, data and samples"' in page and "<i>Åre</i>" not in page and "price $" in page
+    assert truth[0, 1] == pytest.approx(np.corrcoef(table["price <$>"][:40], table["rooms"][:40])[0, 1], abs=1e-3)
+    assert 'alt="associations of columns, data and samples"' in page and "<i>Åre</i>" not in page and "% &lt;i&gt;Åre&lt;/i&gt;" in page
+    assert "<td class=long>price &lt;$&gt;" in page and "price <" not in page
     assert found.columns[1].whole and found.columns[3].whole and not found.columns[0].whole
 
 
@@ -316,7 +322,8 @@ def test_texts_are_shown_as_text_and_judged_by_their_ngrams():
         assert distance["gaussian"]["mean"] > distance["floor"]
     assert len(told["texts"]) == 25 and told["texts"][3]["sample"] == tokens.decode(model.sample(25, seed=1))[3]
     assert all(row["nearest"].encode() in windows[30:] for row in told["texts"])
-    assert page.count("<pre>") == 2 * 25 + 1 and html.escape(told["texts"][0]["nearest"]) in page and "</b> &" not in page
+    assert page.count("<pre>") == 2 * 25 + 1 and all(f"<pre>{html.escape(text)}</pre>" in page for row in told["texts"] for text in row.values())
+    assert any("<" in row["sample"] for row in told["texts"])
 
 
 def test_fields_are_judged_as_rows_of_numbers_without_pictures():

@@ -211,3 +211,12 @@ REFUSED = [
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_fit_to_rows_that_fill_no_space_is_a_law_on_their_plane():
+    """One-hot columns: their sum is constant, so one variance is 0, which rounding over many rows may make slightly negative."""
+    level = torch.arange(60_000) % 7 % 3
+    x = torch.cat([2 * torch.nn.functional.one_hot(level).double() - 1, 1e3 * level[:, None].double() + 0.1], 1)
+    drawn = GaussianMixture.fit(x).sample(500, seed=1)
+    torch.testing.assert_close(drawn[:, :3].sum(1), torch.full((500,), -1.0, dtype=torch.float64), rtol=0, atol=1e-2)
+    torch.testing.assert_close(drawn.mean(0), x.mean(0), rtol=0.2, atol=0.2)

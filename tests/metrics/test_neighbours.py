@@ -33,6 +33,18 @@ def test_a_tie_goes_to_the_first(chunk):
     assert (distance.item(), index.item()) == (1.0, 1)
 
 
+def test_close_calls_are_decided_by_the_differences_themselves(seed):
+    """Far from the origin, neighbours that differ by less than the rounding of a product; and rows that are all the same."""
+    known = 1e3 + Draws(seed).rows("known", 0, (60, 40))
+    twins = torch.cat([known + 1e-4, known, known - 1e-4])
+    distance, index = nearest(known, twins, chunk=50)
+    assert torch.equal(index, 60 + torch.arange(60)) and torch.equal(distance, torch.zeros(60))
+    same = torch.ones(300, 7)
+    distance, index = nearest(2 * same, same, chunk=128)
+    assert torch.equal(index, torch.zeros(300, dtype=torch.int64))
+    torch.testing.assert_close(distance, torch.full((300,), 7**0.5))
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda: nearest(torch.zeros(2, 3), torch.zeros(2, 4)), r"same event shape, got \(3,\) and \(4,\)"),
     (lambda: nearest(torch.zeros(2, 3), torch.zeros(0, 3)), "reference must have at least one row"),

@@ -139,6 +139,10 @@ def test_ngrams_are_counted_by_brute_force(order):
     assert ngram_distance(x, y, order=order).item() == pytest.approx(expected, abs=1e-14)
 
 
+def test_no_two_grams_are_taken_for_one():
+    assert ngram_distance([b"\x01\x00"], [b"\x00\xff"], order=2).item() == 1 and ngram_distance([bytes([0] * 7)], [bytes([0] * 6 + [1])], order=7).item() == 1
+
+
 def test_longer_grams_see_the_order_of_letters():
     x = ["abcabcabc" * 3]
     y = ["".join(sorted(x[0]))]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,12 @@ from rheos.cli.errors import Failure, Usage
 from rheos.cli.options import check_memory, place, seconds
 from rheos.cli.rules import RULE_NAMES, rule_named
 from rheos.cli.runs import PATHS, PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rheos.cli.quality import Quality
+    from rheos.models import Model
 
 __all__ = ["demo", "report", "sample", "train"]
 
@@ -124,7 +130,7 @@ def _tell_versions(run: Run) -> None:
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder or a model folder.", parser=place, metavar="RUN")],
     n: Annotated[int, typer.Option(help="How many.")] = 64,
-    cond: Annotated[str | None, _option("A class (its number or name) or a caption, for all of them.", "any")] = None,
+    cond: Annotated[str | None, _option("A class (its number or name) or a caption, for all of them.", "as in the data")] = None,
     guidance: Annotated[float | None, _option("Classifier-free guidance: 1 is none, above 1 is closer to the class.", "none")] = None,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULE_NAMES)}.")] = "default",
     steps: Annotated[int, typer.Option(help="Steps: one field call each, two for heun, four for rk4; plms makes one call more, rk45 chooses its own.")] = 20,
@@ -158,16 +164,31 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
         raise Usage(f"--out must end in {' or '.join(kinds)}, got {out}")
     wanted = cond if cond is None or model.condition == "caption" or not _is_number(cond) else int(cond)
     model.conditions.tensor(wanted, 1)          # before any file is begun
+    told = _as_in_the_data(model, n, seed) if wanted is None else wanted
     asked = ([] if cond is None else [f"class{cond}" if _is_number(cond) else _slug(cond)]) + ([] if guidance is None else [f"guidance{guidance:g}"])
     name = "-".join([f"n{n}", *asked, rule, f"{steps}steps", f"seed{seed}"])
     files = [out] if out is not None else [samples / f"{name}{kind}" for kind in (kinds if model.encoding is None else kinds[:1])]
     for file in files:
         check_writable(file)
     check_disk(n, model, files)
-    draw(model.to(pick_device(device)), n, files, cond=wanted, guidance=guidance, rule=chosen, steps=steps, seed=seed)
+    draw(model.to(pick_device(device)), n, files, cond=told, guidance=guidance, rule=chosen, steps=steps, seed=seed)
     what = f"samples of shape {tuple(model.event)}" if model.encoding is None else "samples"
     typer.echo(f"{n} {what} are in {' and '.join(map(str, files))}")
     return files
+
+
+def _as_in_the_data(model: Model, n: int, seed: int) -> Tensor | None:
+    """Classes as frequent as in the training rows: a network that is told nothing, which few of its lessons were about, draws worse."""
+    import torch
+
+    from rheos.core import Draws
+
+    counts = model.card.get("class_counts")
+    if model.classes is None or not isinstance(counts, list) or len(counts) != model.classes:
+        return None
+    ends = torch.tensor(counts, dtype=torch.float64).cumsum(0)
+    place = Draws(seed).uniform("classes of samples", 0, (n,), dtype=torch.float64) * ends[-1]
+    return torch.searchsorted(ends, place, right=True).clamp(max=model.classes - 1)
 
 
 def _is_number(text: str) -> bool:
@@ -180,7 +201,7 @@ def _slug(text: str) -> str:
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.", parser=place, metavar="RUN")],
-    n: Annotated[int | None, _option("How many samples are judged.", "as many as are held out")] = None,
+    n: Annotated[int | None, _option("How many samples are judged.", "as many as are held out, at most 2,000 images")] = None,
     out: Annotated[Path | None, _place("The page.", "report.html in the folder")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples that are judged.")] = 0,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",
@@ -199,9 +220,8 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     run = Run.open(folder)
     find_model(folder)
     check_writable(out)
-    from rheos.cli.images import is_image
     from rheos.cli.pages import page
-    from rheos.cli.quality import DRAWS, class_grid, measure
+    from rheos.cli.quality import DRAWS, class_grid, measure, pictured
     from rheos.core.files import save_json, write_bytes
     from rheos.models import load, pick_device
 
@@ -214,7 +234,7 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     data, rows = run.dataset(), run.rows()
     model.to(pick_device(device))
     quality = measure(model, data, n=n, seed=seed, told=lambda line: typer.echo(line, err=True))
-    grid = class_grid(model, data, PAIRS, seed) if is_image(data.event, data.bounds) else None
+    grid = class_grid(model, data, PAIRS, seed) if pictured(data) else None
     last = rows[-1] if rows else {}
     cost = {
         "parameters": model.card["parameters"], "steps": run.steps, "bytes_sent_between_nodes": 0, "training_cpu_seconds": last.get("cpu_seconds"),
@@ -228,7 +248,22 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
         "machine": run.machine, "command": run.command, "seed": seed, "cost": cost, "quality": quality.to_json(),
     })
     write_bytes(out, content.encode())
+    # What was measured goes with the model, wherever it is sent.
+    model.card["figures"] = _figures(quality)
+    model.to("cpu").save(run.model)
     return out
+
+
+def _figures(quality: Quality) -> dict[str, float]:
+    """The figures of a report that stand on a model's card."""
+    found: dict[str, float] = {}
+    for distance in quality.distances:
+        found |= {distance.name: distance.model[0], f"{distance.name}, of training rows": distance.floor}
+        if distance.gaussian is not None:
+            found[f"{distance.name}, of a Gaussian fit"] = distance.gaussian[0]
+    if quality.memorisation is not None:
+        found["distance to the nearest training row, over that of held-out rows"] = quality.memorisation
+    return found | {"samples judged": quality.rows, "held-out rows": quality.held_out}
 
 
 def demo(

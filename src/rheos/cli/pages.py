@@ -204,8 +204,9 @@ def _shares(quality: Quality) -> str:
     body = "".join(f"<tr><td>{share.name}<br><span class=soft>{escape(share.meaning)}</span>" + "".join(f"<td class=number>{cell}" for cell in cells(share))
                    + "</tr>" for share in quality.shares)
     return ("<h2 class=next>How much of the data is reached</h2><div class=scroll><table><tr><th>of the same features<th class=number>model"
-            f"<th class=number>Gaussian fit<th class=number>floor</tr>{body}</table></div><p class=soft>Of the first draw. Larger is better, up to the floor. A low precision means samples "
-            "unlike anything in the data, a low recall or coverage that the model leaves parts of the data out.</p>")
+            f"<th class=number>Gaussian fit<th class=number>floor</tr>{body}</table></div><p class=soft>Of the first draw. "
+            "Larger is better, up to the floor. A low precision means samples unlike anything in the data, a low recall or coverage that the model "
+            "leaves parts of the data out.</p>")
 
 
 def _chart(quality: Quality) -> str:

@@ -71,7 +71,9 @@ class GaussianMixture:
             gap = (covariance - covariance.mT).abs().amax((1, 2)) / covariance.abs().amax((1, 2)).clamp_min(torch.finfo(covariance.dtype).tiny)
             if bool((gap > 1e3 * torch.finfo(covariance.dtype).eps).any()):
                 raise ValueError(f"covariance must be symmetric, component {int(gap.argmax())} is not")
-            least, allowed = self._spectrum[0].amin(1), -self._slack()
+            # A singular covariance that was estimated from many rows carries their rounding; below this much of the largest it is no sign.
+            least = self._spectrum[0].amin(1)
+            allowed = -(torch.finfo(covariance.dtype).eps ** 0.5) * self._spectrum[0].abs().amax(1)
         else:
             least, allowed = covariance.reshape(self.components, -1).amin(1), 0.0
         if bool((least < allowed).any()):

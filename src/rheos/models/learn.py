@@ -144,6 +144,8 @@ class Training:
         if isinstance(data, Dataset):
             card |= {"meaning": data.meaning, "licence": data.licence, "source": data.source}
         card["condition"] = conditions.kind
+        if conditions.kind == "label":
+            card["class_counts"] = torch.bincount(cond.cpu(), minlength=conditions.classes).tolist()
         digest = hashlib.sha256(x.detach().cpu().contiguous().numpy())
         if cond is not None:
             digest.update(cond.cpu().contiguous().numpy())

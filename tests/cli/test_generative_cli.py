@@ -185,8 +185,8 @@ def test_a_model_folder_is_as_good_as_a_run_folder(cli, finished, tmp_path):
     shutil.copytree(finished / "model", tmp_path / "moved")
     assert cli("sample", tmp_path / "moved", "--n", 3, "--steps", 2, "--out", tmp_path / "deep" / "x.npy")[0] == 0
     model = rheos.load(finished / "model")
-    cond = generative._as_in_the_data(model, 3, 0)
-    assert np.array_equal(np.load(tmp_path / "deep" / "x.npy"), model.sample(3, steps=2, cond=cond).numpy())
+    assert np.array_equal(np.load(tmp_path / "deep" / "x.npy"), model.sample(3, steps=2).numpy())
+    assert np.array_equal(np.load(tmp_path / "deep" / "x-classes.npy"), model.classes_as_in_the_data(3).numpy())
     assert not (tmp_path / "moved" / "samples").exists()
 
 
@@ -197,10 +197,11 @@ def test_rules_by_name():
 
 
 def test_pictures_show_ink_on_paper_and_keep_channels():
-    digit = torch.full((1, 1, 2, 3), -1.0)
+    digit = torch.full((1, 1, 8, 8), -1.0)
     digit[0, 0, 0, 2] = 1.0
-    assert as_pixels(digit, (-1.0, 1.0), "digits")[0, :, :, 0].tolist() == [[255, 255, 0], [255, 255, 255]]
-    assert as_pixels(digit, (-1.0, 1.0))[0, :, :, 1].tolist() == [[0, 0, 255], [0, 0, 0]]
+    assert as_pixels(digit, (-1.0, 1.0), "digits")[0, :2, :3, 0].tolist() == [[255, 255, 0], [255, 255, 255]]
+    assert as_pixels(digit, (-1.0, 1.0))[0, :2, :3, 1].tolist() == [[0, 0, 255], [0, 0, 0]]
+    assert as_pixels(digit[..., :7], (-1.0, 1.0), "digits")[0, 0, :3, 0].tolist() == [0, 0, 255]      # somebody's own folder of that name
     colour = torch.tensor([0.0, 0.5, 1.0])
     first, last = colour.view(1, 3, 1, 1).expand(1, 3, 4, 5), colour.expand(1, 4, 5, 3)
     assert as_pixels(first, (0.0, 1.0))[0, 2, 4].tolist() == as_pixels(last, (0.0, 1.0))[0, 2, 4].tolist() == [0, 128, 255]
@@ -373,12 +374,13 @@ def test_samples_without_a_class_have_the_classes_of_the_data():
 
     field = rheos.Field(torch.nn.Identity(), rheos.Path.linear(), predicts="velocity")
     model = Model(field, Standardise.none(torch.ones(1, 2)), (2,), conditions=Conditions(3), card={"class_counts": [100, 0, 300]})
-    drawn = generative._as_in_the_data(model, 8000, 5)
+    drawn = model.classes_as_in_the_data(8000, seed=5)
     counts = torch.bincount(drawn, minlength=3)
     assert counts[1] == 0 and abs(int(counts[0]) - 2000) < 5 * (8000 * 0.25 * 0.75) ** 0.5
-    assert torch.equal(drawn[:10], generative._as_in_the_data(model, 10, 5)) and not torch.equal(drawn, generative._as_in_the_data(model, 8000, 6))
+    assert torch.equal(drawn[7:17], model.classes_as_in_the_data(10, seed=5, first=7))
+    assert not torch.equal(drawn, model.classes_as_in_the_data(8000, seed=6))
     model.card.clear()
-    assert generative._as_in_the_data(model, 10, 5) is None
+    assert model.classes_as_in_the_data(10, seed=5) is None
 
 
 def test_the_report_puts_its_figures_on_the_model(finished, tmp_path):

@@ -99,7 +99,7 @@ FILES = {
     "float_y.npz": (lambda p: np.savez(p, x=ROWS, y=np.zeros(4)), "y must hold whole numbers"),
     "negative_y.npz": (lambda p: np.savez(p, x=ROWS, y=np.array([0, 1, -1, 2])), "labels from -1 to 2"),
     "identifiers.npz": (lambda p: np.savez(p, x=ROWS, y=np.array([0, 1, 10**9, 2])), "labels from 0 to 1000000000"),
-    "table.csv": (lambda p: p.write_text("1,2"), "has a header and no rows"),
+    "table.csv": (lambda p: p.write_text("a,b"), "has a header and no rows"),
     "folder.npy": (lambda p: p.mkdir(), "is a folder of neither images nor text, it holds no files"),
     "arrays": (lambda p: (p.mkdir(), np.save(p / "a.npy", ROWS), (p / "b.c").touch()), r"it holds \.npy \(1\), \.c \(1\): give a NumPy file by its own path"),
     "missing.npy": (lambda p: None, "there is no such file"),

@@ -243,3 +243,22 @@ def test_a_backbone_resumes_bit_for_bit(tmp_path, event, net):
     again = rheos.train(x, fresh(), checkpoint=tmp_path, every=2, resume=True, **settings)
     assert all(torch.equal(a, b) for a, b in zip(whole.field.net.state_dict().values(), again.field.net.state_dict().values(), strict=True))
     assert torch.equal(whole.sample(3), again.sample(3))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda told: told.update(event=[10**9]), r"model.json: event is \(1000000000,\), but its network has \(3,\)"),
+    (lambda told: told["net"]["settings"].update(depth=10**9), "ask for 1000000000 blocks, the file holds"),
+    (lambda told: told.update(labels=["a"]), "labels must be one name for each of the 3 classes"),
+    (lambda told: told.update(embedder="os.system"), "embedder must be all-MiniLM-L6-v2"),
+    (lambda told: told.update(encoding={"kind": "tokens", "alphabet": [1, 2], "length": 10**9, "code": "bits"}), r"but its encoding has \(1, 1000000000\)"),
+    (lambda told: told.update(encoding={"kind": "pickle"}), "encoding must be of kind columns or tokens, got 'pickle'"),
+])
+def test_a_made_up_model_is_refused_before_it_costs_anything(tmp_path, change, message):
+    import json
+
+    folder = rheos.train(labelled(), steps=1, **SMALL).save(tmp_path / "model")
+    told = json.loads((folder / "model.json").read_text())
+    change(told)
+    (folder / "model.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=message):
+        rheos.load(folder)

@@ -183,7 +183,7 @@ def test_settings_build_the_same_network_again():
     (lambda: SelfAttention(10, heads=3), "heads must divide the width 10, got 3"),
     (lambda: net_for((5,), "unet"), r"net 'unet' needs events of channels and one to three axes of grid, got \(5,\): use mlp"),
     (lambda: net_for((5,), "resnet"), "net must be one of auto, mlp, unet, dit, got 'resnet'"),
-    (lambda: net_for((3, 8, 8), "unet", width=-1), "widths must be at least 1, got -1"),
+    (lambda: net_for((3, 8, 8), "unet", width=-1), "width must be at least 1, got -1"),
 ])
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):

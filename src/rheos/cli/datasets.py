@@ -47,8 +47,9 @@ def show(name: Annotated[str, typer.Argument(help="A name from rheos data.")]) -
     """Show one data set: what a row is, its terms, where it lies, how it is divided."""
     one = find(name)
     here, where = place(one)
+    takes = f"{', '.join(one.options)} (of rheos.data.load)" if one.options else "none"
     lines = [("name", one.name), ("meaning", one.meaning), ("licence", one.licence), ("source", one.source), ("here", where or here),
-             ("rows", one.rows), ("shape", one.shape), ("held out", one.apart), ("options", ", ".join(one.options) or "none"),
+             ("rows", one.rows), ("shape", one.shape), ("held out", one.apart), ("options", takes),
              ("brought", f"rheos data bring {one.name} ({one.parcel.command()})" if one.parcel else "comes with the install"),
              ("named by", f"{one.variable}, if the environment sets it to a folder")]
     for label, value in lines:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.labelcolor": "#374151", "xtick.color": GREY,
     "ytick.color": GREY, "axes.grid": True, "grid.color": "#e5e7eb", "grid.linewidth": 0.7, "legend.frameon": False, "figure.facecolor": "white",
     "axes.facecolor": "white", "lines.linewidth": 1.8, "svg.hashsalt": "rheos",
+    "svg.fonttype": "none",         # letters stay letters, in the reader's own fonts: column names may be in any script
 }
 
 
@@ -27,7 +29,8 @@ def drawn(plot: Callable[..., Any], *arguments: Any, size: tuple[float, float] =
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")        # measured without it, drawn by the reader's
         figure = Figure(figsize=size, layout="constrained")
         plot(*arguments, figure.subplots() if grid is None else figure.subplots(*grid, squeeze=False))
         buffer = io.BytesIO()

@@ -1,6 +1,7 @@
 """The main job: `rheos demo`, `train`, `sample`, `report`. torch is imported inside the commands, so that help comes at once."""
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +15,7 @@ from rheos.cli.rules import RULE_NAMES, rule_named
 from rheos.cli.runs import PATHS, PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rheos.cli.quality import Quality
-    from rheos.models import Model
 
 __all__ = ["demo", "report", "sample", "train"]
 
@@ -110,7 +108,8 @@ def train(
         if budget is not None:
             typer.echo(f"{run.steps:,} steps should fit into {budget:g} s", err=True)
     _train(run, prepared, tensorboard)
-    typer.echo(f"draw from it:  rheos sample {run.folder}\njudge it:      rheos report {run.folder}")
+    place = shlex.quote(str(run.folder))
+    typer.echo(f"draw from it:  rheos sample {place}\njudge it:      rheos report {place}")
 
 
 def _train(run: Run, prepared, tensorboard: bool = False) -> None:
@@ -162,41 +161,27 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
         if out.suffix == ".png":
             raise Usage(f"--out {out}: samples of shape {model.event} are not images with known bounds, so they go into a {kinds[0]} file")
         raise Usage(f"--out must end in {' or '.join(kinds)}, got {out}")
-    wanted = cond if cond is None or model.condition == "caption" or not _is_number(cond) else int(cond)
-    model.conditions.tensor(wanted, 1)          # before any file is begun
-    told = _as_in_the_data(model, n, seed) if wanted is None else wanted
-    asked = ([] if cond is None else [f"class{cond}" if _is_number(cond) else _slug(cond)]) + ([] if guidance is None else [f"guidance{guidance:g}"])
+    model.conditions.tensor(cond, 1)            # before any file is begun
+    asked = ([] if cond is None else [_slug(cond, model.condition)]) + ([] if guidance is None else [f"guidance{guidance:g}"])
     name = "-".join([f"n{n}", *asked, rule, f"{steps}steps", f"seed{seed}"])
     files = [out] if out is not None else [samples / f"{name}{kind}" for kind in (kinds if model.encoding is None else kinds[:1])]
     for file in files:
         check_writable(file)
     check_disk(n, model, files)
-    draw(model.to(pick_device(device)), n, files, cond=told, guidance=guidance, rule=chosen, steps=steps, seed=seed)
+    files = draw(model.to(pick_device(device)), n, files, cond=cond, guidance=guidance, rule=chosen, steps=steps, seed=seed)
     what = f"samples of shape {tuple(model.event)}" if model.encoding is None else "samples"
     typer.echo(f"{n} {what} are in {' and '.join(map(str, files))}")
     return files
 
 
-def _as_in_the_data(model: Model, n: int, seed: int) -> Tensor | None:
-    """Classes as frequent as in the training rows: a network that is told nothing, which few of its lessons were about, draws worse."""
-    import torch
+def _slug(text: str, condition: str | None) -> str:
+    """What was asked for as a part of a file's name: whole if short, else cut and told apart by a hash."""
+    import hashlib
 
-    from rheos.core import Draws
-
-    counts = model.card.get("class_counts")
-    if model.classes is None or not isinstance(counts, list) or len(counts) != model.classes:
-        return None
-    ends = torch.tensor(counts, dtype=torch.float64).cumsum(0)
-    place = Draws(seed).uniform("classes of samples", 0, (n,), dtype=torch.float64) * ends[-1]
-    return torch.searchsorted(ends, place, right=True).clamp(max=model.classes - 1)
-
-
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and text.isascii()
-
-
-def _slug(text: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in text)[:40]
+    plain = "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in text)
+    if len(plain) > 40:
+        plain = f"{plain[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"class{plain}" if condition == "label" and plain.removeprefix("-").isdecimal() else plain
 
 
 def report(
@@ -221,7 +206,7 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     find_model(folder)
     check_writable(out)
     from rheos.cli.pages import page
-    from rheos.cli.quality import DRAWS, class_grid, measure, pictured
+    from rheos.cli.quality import DRAWS, class_grid, mapped, measure, pictured
     from rheos.core.files import save_json, write_bytes
     from rheos.models import load, pick_device
 
@@ -234,7 +219,7 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     data, rows = run.dataset(), run.rows()
     model.to(pick_device(device))
     quality = measure(model, data, n=n, seed=seed, told=lambda line: typer.echo(line, err=True))
-    grid = class_grid(model, data, PAIRS, seed) if pictured(data) else None
+    grid = class_grid(model, data, PAIRS, seed) if pictured(data) or mapped(data) else None
     last = rows[-1] if rows else {}
     cost = {
         "parameters": model.card["parameters"], "steps": run.steps, "bytes_sent_between_nodes": 0, "training_cpu_seconds": last.get("cpu_seconds"),

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["as_pixels", "data_uri", "is_image", "pairs", "png", "sheet"]
+__all__ = ["as_map", "as_pixels", "data_uri", "is_image", "is_map", "pairs", "png", "sheet"]
 
 CHEQUER = (0.94, 0.80)      # the two greys that see-through pixels show
-ON_PAPER = ("digits",)      # data whose high values are ink: shown dark on light
+ON_PAPER = (("digits", (1, 8, 8)),)         # data whose high values are ink: shown dark on light
 TARGET, GAP = 48, 2         # a tile's shorter side is enlarged to about so many pixels; pixels between tiles
 ACCENT, PAPER = (37, 99, 235), (255, 255, 255)
 
@@ -36,7 +36,7 @@ def as_pixels(x: Tensor, bounds: tuple[float, float], name: str = "") -> np.ndar
 
     low, high = bounds
     grey = ((x.detach().cpu().double() - low) / (high - low)).clamp(0, 1).numpy()
-    if name in ON_PAPER:
+    if (name, tuple(x.shape[1:])) in ON_PAPER:
         grey = 1 - grey
     if grey.ndim == 3:
         grey = grey[..., None]
@@ -46,6 +46,28 @@ def as_pixels(x: Tensor, bounds: tuple[float, float], name: str = "") -> np.ndar
         grey = _on_chequer(grey)
     pixels = np.round(grey * 255).astype(np.uint8)
     return np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels
+
+
+def is_map(event: Sequence[int]) -> bool:
+    """Whether events without known bounds can be shown as maps: a grid of two axes, alone or with channels, at least 4 points a side."""
+    from rheos.nets.layouts import first_event, guess_layout
+
+    if len(event) not in (2, 3):
+        return False
+    _, *grid = first_event(event, guess_layout(event))
+    return len(grid) == 2 and min(grid) >= 4
+
+
+def as_map(x: Tensor, low: float, high: float) -> np.ndarray:
+    """The first channel of fields (n, *event) as colours (n, height, width, 3) uint8, from dark (low) to bright (high)."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    from rheos.nets.layouts import channels_first, guess_layout
+
+    first = channels_first(x.detach().cpu().double(), guess_layout(tuple(x.shape[1:])))[:, 0]
+    share = ((first - low) / max(high - low, 1e-300)).clamp(0, 1).numpy()
+    return np.round(colormaps["viridis"](share)[..., :3] * 255).astype(np.uint8)
 
 
 def _on_chequer(colours: np.ndarray) -> np.ndarray:

@@ -1,16 +1,17 @@
 """The report: one HTML page that needs nothing else, for people. Numbers come from `quality`, pictures from `figures` and `images`."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rheos.cli import figures
 from rheos.cli.column_section import column_section
-from rheos.cli.images import as_pixels, data_uri, pairs, png, sheet
-from rheos.cli.quality import CALLS, CHART_CALLS, CHART_RULES, LEAST_RATIO, RAW, Quality, pictured
+from rheos.cli.images import as_map, as_pixels, data_uri, pairs, png, sheet
+from rheos.cli.quality import CALLS, CHART_CALLS, CHART_RULES, LEAST_RATIO, RAW, Quality, mapped, pictured
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from rheos.cli.runs import Run
@@ -54,7 +55,7 @@ def page(run: Run, data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor |
          rows: Sequence[dict[str, float]], cost: dict[str, Any], versions: dict[str, str]) -> str:
     """The whole page. grid: what `quality.class_grid` found, for data that are images. cost: what the training and this report took."""
     known = "held-out data" if quality.held_out else "training data"
-    title = f"A generative flow of {'handwritten digits' if data.name == 'digits' else data.name}"
+    title = f"A generative flow of {'handwritten digits' if _what(data) == 'digits' else data.name}"
     parts = [
         f"<h1>{escape(title)}</h1>", f"<p class=lead>{_summary(run, data, quality, cost)}</p>", _tiles(quality, cost), _samples(data, quality, grid),
         _texts(quality), _distances(data, quality), f"<div class=two>{_chart(quality)}{_training(rows)}</div>", _memory(data, quality),
@@ -81,7 +82,7 @@ def _summary(run: Run, data: Dataset, quality: Quality, cost: dict[str, Any]) ->
 
 
 def _what(data: Dataset) -> str:
-    if data.name == "digits":
+    if (data.name, data.event) == ("digits", (1, 8, 8)):
         return "digits"
     return "images" if pictured(data) else "texts" if data.encoding is not None and data.encoding.kind == "tokens" else "rows"
 
@@ -103,7 +104,7 @@ def _tiles(quality: Quality, cost: dict[str, Any]) -> str:
         first = quality.distances[0]
         tiles.append((f"{first.model[0]:.3g}", f"{first.name}; floor {first.floor:.3g}", ""))
         if first.ratio is not None:
-            tiles.append((f"{first.ratio:.1f}×", "as far as the model is the better Gaussian fit", "" if first.ratio > 1 else "warn"))
+            tiles.append((f"{first.ratio:.1f}", "times the model's distance: that of the better Gaussian fit", "" if first.ratio > 1 else "warn"))
     if quality.memorisation is not None:
         close = quality.memorisation < LEAST_RATIO
         said = f"below {LEAST_RATIO:g}: close to training rows" if close else f"at least {LEAST_RATIO:g}: no sign of copying"
@@ -115,10 +116,11 @@ def _tiles(quality: Quality, cost: dict[str, Any]) -> str:
 
 
 def _samples(data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | list[str] | None, Tensor] | None) -> str:
-    if grid is None or not pictured(data):
+    if grid is None:
         return ""
+    shown_as = _shown(data)
     samples, asked, places = grid
-    ours, theirs = as_pixels(samples, data.bounds, data.name), as_pixels(data.x[places], data.bounds, data.name)
+    ours, theirs = shown_as(samples), shown_as(data.x[places])
     images = [f'<img src="{data_uri(png(pair))}" alt="sample, and its nearest training image">' for pair in pairs(ours, theirs)]
     lines, shown, of = [], "", ""
     if isinstance(asked, list):
@@ -137,12 +139,26 @@ def _samples(data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | list[
             name = str(label) if data.labels is None else escape(data.labels[label])
             lines.append(f'<div class="row{named}"><b>{name}</b><div class=pairs>{of_class}</div></div>')
     asked_said = {"by class": ", classes as frequent as in the training data", "by caption": ", captions of training images"}.get(of.strip(), "")
-    small = as_pixels(quality.samples[:120], data.bounds, data.name)
-    clear = " See-through parts show a chequer." if _see_through(data) else ""
+    small = shown_as(quality.samples[: 120 if pictured(data) else 30])
+    clear = " See-through parts show a chequer." if _see_through(data) else _MAPS if mapped(data) else ""
     return (f"<section><h2>Samples{of}</h2><p class=soft>In blue frames: samples, the first that were drawn, none picked by "
-            f"hand. In the grey frame beside each: the training image nearest to it.{shown}{clear}</p>{''.join(lines)}"
+            f"hand. In the grey frame beside each: the training {_what(data)[:-1]} nearest to it.{shown}{clear}</p>{''.join(lines)}"
             f"<p class=soft>The first {len(small)} of the samples that were judged{asked_said}:</p>"
             f'<img class=sheet src="{data_uri(png(sheet(small, 15)))}" alt="sheet of samples"></section>')
+
+
+_MAPS = " Of several channels the first is shown; colours run from the lowest (dark) to the highest (bright) of 99% of the training values."
+
+
+def _shown(data: Dataset) -> Callable[[Tensor], np.ndarray]:
+    """How rows of these data become pictures."""
+    import torch
+
+    if pictured(data):
+        return lambda x: as_pixels(x, data.bounds, data.name)
+    some = data.x[:: max(1, len(data) // 200)].flatten()
+    low, high = torch.quantile(some[:: max(1, some.numel() // 1_000_000)].double(), torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
+    return lambda x: as_map(x, low, high)
 
 
 def _see_through(data: Dataset) -> bool:

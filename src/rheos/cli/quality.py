@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rheos.cli.columns import ColumnQuality, TableQuality, judged_columns
-from rheos.cli.images import is_image
+from rheos.cli.images import is_image, is_map
 from rheos.cli.rules import rule_named
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rheos.models import Model
 
 __all__ = ["CALLS", "CHART_CALLS", "CHART_RULES", "DRAWS", "LEAST_RATIO", "RAW", "Distance", "Quality", "Shares", "class_grid", "draw_conditions",
-           "draw_labels", "measure", "pictured"]
+           "draw_labels", "mapped", "measure", "pictured"]
 
 DRAWS = 3                                   # seeds over which model and Gaussian are averaged, where that is affordable; otherwise one
 CALLS = 20                                  # field calls a sample for all figures but the chart
@@ -133,6 +133,11 @@ class Quality:
 def pictured(data: Dataset) -> bool:
     """Whether the rows are pictures."""
     return data.encoding is None and is_image(data.event, data.bounds)
+
+
+def mapped(data: Dataset) -> bool:
+    """Whether the rows are no pictures but can be shown as maps."""
+    return data.encoding is None and not pictured(data) and is_map(data.event)
 
 
 def _condition(model: Model, data: Dataset) -> str | None:
@@ -339,7 +344,8 @@ def _metrics(data: Dataset, view: View) -> dict[tuple[str, str], Callable[[Seen,
     if view.features is not None:
         found["Fréchet distance of features", "squared feature units"] = lambda a, b: frechet(a.features, b.features)
         found["kernel distance of features", "unbiased, so chance may take it below 0"] = lambda a, b: mmd(a.features, b.features, kernel=Polynomial())
-    of, unit = ("rows", "standard deviations") if len(data.event) == 1 else ("pixels", "pixel values")
+    of, unit = (("rows", "standard deviations") if len(data.event) == 1 else ("pixels", "pixel values") if pictured(data)
+                else ("values", "of the data's own unit"))
     found[f"sliced W2 of {of}", unit] = lambda a, b: sliced_w2(a.rows, b.rows)
     if data.x[0].numel() <= MOST_RAW:
         found[f"{RAW} of {of}", f"squared {unit}"] = lambda a, b: frechet(a.rows, b.rows)

@@ -5,6 +5,7 @@ run.toml is written first and never changed. A folder whose model/ is missing is
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import time
@@ -282,6 +283,8 @@ def learn(run: Run, prepared: Training, *, tensorboard: bool = False) -> Model:
                       f"go on with: rheos train --resume {run.folder}")
     model = prepared.model(end)
     model.card["command"] = run.command
+    if model.encoding is not None and "label" in run.data.get("reading", {}):
+        model.card["label_column"] = run.data["reading"]["label"]       # taken out of the rows, so samples get it back from here
     model.save(run.model)
     return model
 
@@ -306,7 +309,7 @@ def find_model(folder: Path) -> tuple[Path, Path]:
 
 
 def content_hash(data: Dataset) -> str:
-    """SHA-256 of all examples, labels and captions, training and held out: the same for a file that was copied or saved again."""
+    """SHA-256 of all examples, labels and captions, training and held out, and of what they stand for: the same for a file that was copied."""
     digest = hashlib.sha256()
     for part in (data, data.held_out):
         for values in () if part is None else (part.x, part.y):
@@ -315,6 +318,7 @@ def content_hash(data: Dataset) -> str:
                 digest.update(values.contiguous().numpy())
         for text in () if part is None or part.captions is None else part.captions:
             digest.update(text.encode() + b"\0")
+    digest.update(json.dumps([data.labels, None if data.encoding is None else data.encoding.to_json()], sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Models for others: `rheos show` tells what a model is, `rheos push` and `rheos pull` bring it to a hub and back."""
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +71,7 @@ def pull(
         raise Failure(f"{out} already holds a model or a run: give another --out")
     check_writable(out / "model.json")
     _reached(lambda: bring(name, folder=out, hub=_hub(hub), revision=revision))
-    typer.echo(f"{name} is in {out}\ndraw from it:  rheos sample {out}")
+    typer.echo(f"{name} is in {out}\ndraw from it:  rheos sample {shlex.quote(str(out))}")
 
 
 def _reached(ask):

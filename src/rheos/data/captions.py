@@ -5,7 +5,6 @@ Model: Reimers and Gurevych, Sentence-BERT, 2019, arXiv:1908.10084; Wang et al.,
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +24,8 @@ BATCH, MOST_TOKENS = 64, 128
 
 
 def embed(texts: Sequence[str]) -> Float[Tensor, "n 384"]:
-    """One vector a text, float32, of length sqrt(384), so that its entries have size 1. The same text gives the same vector.
+    """One vector a text, float32, of length sqrt(384), so that its entries have size 1. The same text gives the same vector, up to
+    rounding (some 1e-6) by what else is embedded with it.
 
     Texts beyond 128 tokens are cut. ImportError that says what to install if the embedder's packages are missing; ValueError for no texts.
     """
@@ -50,10 +50,9 @@ def _embedder():
     require("transformers", extra="captions")
     require(PACKAGE, extra="captions")
     folder = Path(importlib.util.find_spec(PACKAGE).origin).parent / "model"
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True), AutoModel.from_pretrained(folder, local_files_only=True).eval()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ __all__ = ["MOST_LEVELS", "Category", "Columns", "Constant", "Date", "Number", "
 
 MOST_LEVELS = 50            # of a category; a number with no more different values is snapped to them
 MOST_DECIMALS = 6
+EXACT, LARGEST_WHOLE = 2.0**53, 1e20       # of whole numbers in float64; beyond this they are measurements, not names of things
 LARGEST = 1e150             # squares of what is larger overflow
 FARTHEST = 1e20             # ranges from a training row that float32 can still hold
 
@@ -129,6 +131,8 @@ class Date:
     def __post_init__(self):
         checks.integer("origin", self.origin)
         checks.integer("step", self.step, least=1)
+        if max(abs(self.origin + self.step * int(end)) for end in (self.number.low, self.number.high)) >= 2**62:
+            raise ValueError(f"column {self.name}: dates beyond the calendar, {self.step} steps apart")
         try:
             self.form.texts([self.origin + self.step * end for end in (self.number.low, self.number.high)])
         except (ValueError, OverflowError) as error:
@@ -364,11 +368,19 @@ def unusable(values) -> str:
         if endless:
             return f"holds {endless:,} infinite values"
         most = float(np.nanmax(np.abs(values)))
+        if EXACT < most < LARGEST_WHOLE and bool((values[~np.isnan(values)] % 1 == 0).all()):
+            return f"holds whole numbers as large as {most:g}, more than the {EXACT:g} up to which all can be told apart"
         return f"holds numbers as large as {most:g}" if most > LARGEST else ""
     different = set(values.tolist()) - {None}
     if not different:
         return "holds no value"
     if len(different) > MOST_LEVELS and date_form(different) is None:
+        bare = [re.sub(r"[\s$€£¥%']", "", text) for text in different]
+        signed = sum(bool(re.search(r"[$€£¥%,']", text)) for text in different)
+        if signed > len(bare) / 2 and sum(bool(re.fullmatch(r"[-+]?\d[\d.,]*", text)) for text in bare) > 0.9 * len(bare):
+            return f"holds numbers that are written with signs, such as {min(different)!r}: write them as 1234.5; or"
+        if sum(bool(re.fullmatch(r"\d{1,2}[./]\d{1,2}[./]\d{2,4}", text)) for text in bare) > 0.9 * len(bare):
+            return f"holds dates of another form than 2020-12-31, such as {min(different)!r}: write them so; or"
         return f"has {len(different):,} different texts, more than {MOST_LEVELS}"
     return ""
 

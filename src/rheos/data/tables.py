@@ -21,6 +21,7 @@ from rheos.core.extras import require
 from rheos.data.cache import cached
 from rheos.data.columns import MOST_LEVELS, Columns, unusable
 from rheos.data.dataset import Dataset, divided
+from rheos.data.dates import date_form
 from rheos.data.scales import SCALES
 
 __all__ = ["SUFFIXES", "from_table"]
@@ -28,6 +29,7 @@ __all__ = ["SUFFIXES", "from_table"]
 SUFFIXES = (".csv", ".tsv", ".parquet")
 MISSING = ("refuse", "drop", "median")
 GAPS = ("", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")         # "None" is a text: it is a level in many a table
+CODE = r"^[-+]?0\d"         # a postcode or the like: digits after a leading zero
 SHOWN = 5
 
 
@@ -206,6 +208,10 @@ def _read_text(path: Path) -> dict[str, Any]:
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     names = _header(path, separator)
     keys = [name or f"number {i + 1}" for i, name in enumerate(names)]
+    if len(keys) == 1 and any(sign in keys[0] for sign in ";\t|"):
+        raise ValueError(f"{path}: has one column, called {keys[0]!r}: cells must be separated by {'tabs' if separator == chr(9) else 'commas'}")
+    if all(_is_value(name) for name in names):
+        raise ValueError(f"{path}: its first line, {', '.join(names[:SHOWN])}, holds values: put a line with the columns' names above it")
     if len(set(keys)) < len(keys):
         twice = next(name for name in keys if keys.count(name) > 1)
         raise ValueError(f"{path}: {keys.count(twice)} columns are called {twice}: give every column a name of its own")
@@ -218,16 +224,18 @@ def _read_text(path: Path) -> dict[str, Any]:
             warnings.simplefilter("error", pandas.errors.ParserWarning)         # rows longer than the header would be cut
             frame = pandas.read_csv(path, **how)
             flags = [key for key in keys if frame[key].dtype == bool or frame[key].dtype == object]
-            if flags:                           # True, TRUE and true are read as booleans: take them as they are written
-                frame[flags] = pandas.read_csv(path, **how, usecols=flags, dtype=str)[flags]
+            codes = [key for key in keys if frame[key].dtype.kind in "iuf"]
+            if flags or codes:                  # True, TRUE and true are read as booleans: take them as they are written
+                written = pandas.read_csv(path, **how, usecols=[*flags, *codes], dtype=str)
+                # 01234 is no number but a code, which would come back without its zero.
+                flags += [key for key in codes if written[key].str.contains(CODE, na=False).any()]
+                frame = frame.drop(columns=flags).join(written[flags]) if flags else frame
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text (byte {error.start:,}): save it as UTF-8") from error
     except Exception as error:                  # a parser's complaints have many types
         raise ValueError(f"{path}: cannot be read as a table ({_first_line(error)})") from error
     if not len(frame):
         raise ValueError(f"{path}: has a header and no rows")
-    if len(keys) == 1 and any(sign in keys[0] for sign in ";\t|"):
-        raise ValueError(f"{path}: has one column, called {keys[0]!r}: cells must be separated by {'tabs' if separator == chr(9) else 'commas'}")
     return {key: _plain(frame[key]) if name else "has no name" for key, name in zip(keys, names, strict=True)}
 
 
@@ -262,6 +270,15 @@ def _read_parquet(path: Path) -> dict[str, Any]:
     return {name: _plain(column) if name else "has no name" for name, column in zip(names, series, strict=True)}
 
 
+def _is_value(cell: str) -> bool:
+    """Whether a cell is a number or a date, and so no name of a column that anybody would give."""
+    try:
+        float(cell)
+    except ValueError:
+        return bool(cell) and date_form([cell]) is not None
+    return True
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().split("\n")[0][:200] or type(error).__name__).rstrip(".")
 
@@ -289,7 +306,7 @@ def _plain(series) -> Any:
     if kinds <= {bool, np.bool_, str} or all(issubclass(kind, datetime.date) for kind in kinds):
         texts = np.array([None if gap else cell.isoformat() if isinstance(cell, datetime.date) else str(cell)
                           for cell, gap in zip(cells.tolist(), gaps.tolist(), strict=True)], dtype=object)
-        return np.where(np.isin(texts, GAPS), None, texts) if kinds <= {str} and (texts == "").any() else texts
+        return np.where(texts == "", None, texts)
     if kinds <= {int, float, Decimal}:
         return np.array([np.nan if gap else float(cell) for cell, gap in zip(cells, gaps, strict=True)], dtype=np.float64)
     return f"holds {' and '.join(sorted(kind.__name__ for kind in kinds))} objects"

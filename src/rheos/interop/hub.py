@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -49,10 +50,10 @@ class LocalHub:
         (self.root / _checked(repo_id)).mkdir(parents=True, exist_ok=True)
 
     def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str = "") -> str:
-        """Copy the files over, model.json last: whoever reads meanwhile finds the old model or the new one."""
+        """Copy the files over."""
         place, source = self.root / _checked(repo_id), Path(folder_path)
         old = {file.name for file in place.glob("model-*.safetensors")}
-        files = sorted((file for pattern in FILES for file in source.glob(pattern)), key=lambda file: file.name == "model.json")
+        files = _in_order(source)
         for file in files:
             write_bytes(place / file.name, file.read_bytes())
         for name in old - {file.name for file in files}:
@@ -74,14 +75,15 @@ class LocalHub:
 
 def push(model: Model | str | Path, to: str, *, hub: Hub | None = None, licence: str | None = None, private: bool = False,
          message: str = "Model saved by rheos") -> str:
-    """Put a model, or the folder of one, on a hub as the repository `to` ("user/name"), with its card. Returns what the hub says of it.
+    """Put a model, or the folder of one or of its run, on a hub as the repository `to` ("user/name"), with its card. Returns what the hub says of it.
 
     hub: a `LocalHub`, or anything that answers like huggingface_hub's HfApi; by default that one, with the token of this machine's login.
     licence: of the model, as hubs write it ("mit", "cc0-1.0"); that of the data is told in the card. private: not for everybody.
     ValueError for a name that is none; ImportError that says what to install.
     """
     to = _checked(to)
-    model = model if isinstance(model, Model) else load(model)
+    if not isinstance(model, Model):
+        model = load(Path(model) / "model" if (Path(model) / "model" / "model.json").is_file() else model)
     hub = _hub(hub)
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
@@ -100,8 +102,12 @@ def pull(name: str, *, folder: str | Path | None = None, revision: str | None = 
     """
     hub, name = _hub(hub), _checked(name)
     with tempfile.TemporaryDirectory() as temporary:
-        place = hub.snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_dir=str(folder or temporary))
-        return load(place, net=net, device=device)
+        place = Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_dir=temporary))
+        model = load(place, net=net, device=device)         # before anything is kept
+        if folder is not None:
+            for file in _in_order(place):
+                write_bytes(Path(folder) / file.name, file.read_bytes())
+        return model
 
 
 def write_card(model: Model, folder: str | Path, *, name: str | None = None, licence: str | None = None) -> Path:
@@ -114,13 +120,16 @@ def write_card(model: Model, folder: str | Path, *, name: str | None = None, lic
 def describe(model: Model, *, name: str | None = None, licence: str | None = None) -> str:
     """The card of a model as a hub shows it: Markdown with YAML in front."""
     card = model.card
-    figures = [(str(key), value) for key, value in card.get("figures", {}).items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    told = card.get("figures")
+    numbers = told.items() if isinstance(told, dict) else ()
+    figures = [(str(key), value) for key, value in numbers if isinstance(value, int | float) and not isinstance(value, bool)]
     head = ["---", *([f"license: {licence}"] if licence else []), "library_name: rheos", "tags:", "- rheos", "- flow-matching", "- generative"]
     if figures:
-        head += ["model-index:", f"- name: {_yaml((name or card.get('data') or 'flow').split('/')[-1])}", "  results:", "  - task:", "      type: other",
+        head += ["model-index:", f"- name: {_yaml(str(name or card.get('data') or 'flow').split('/')[-1])}", "  results:", "  - task:", "      type: other",
                  "    dataset:", f"      name: {_yaml(card.get('data', ''))}", f"      type: {_yaml(card.get('data', ''))}", "    metrics:"]
         for key, value in figures:
-            head += ["    - type: " + _yaml(re.sub(r"[^a-z0-9]+", "_", key.lower()).strip("_")), f"      name: {_yaml(key)}", f"      value: {value:.6g}"]
+            kind = re.sub(r"[^a-z0-9]+", "_", _plain(key).lower()).strip("_")
+            head += [f"    - type: {_yaml(kind)}", f"      name: {_yaml(key)}", f"      value: {value:.6g}"]
     asked = {"label": "cond=3" if model.labels is None else f"cond={model.labels[0]!r}", "caption": 'cond="a caption"'}.get(model.condition or "")
     door = f'pull("{name}")' if name else 'rheos.load("this/folder")'
     imports = "from rheos.interop import pull" if name else "import rheos"
@@ -141,6 +150,11 @@ def describe(model: Model, *, name: str | None = None, licence: str | None = Non
     return "\n\n".join(parts) + "\n"
 
 
+def _in_order(folder: Path) -> list[Path]:
+    """The files of a repository, model.json last: whoever reads while they are written finds the old model or the new one."""
+    return sorted((file for pattern in FILES for file in folder.glob(pattern)), key=lambda file: file.name == "model.json")
+
+
 def _asked_for(model: Model) -> str:
     if model.condition == "caption":
         return "captions"
@@ -152,6 +166,11 @@ def _asked_for(model: Model) -> str:
 def _cell(value: Any) -> str:
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Letters without their accents."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
 def _yaml(text: str) -> str:

@@ -11,6 +11,7 @@ from rheos.metrics.colour import colour_features
 from rheos.metrics.features import digit_features
 from rheos.metrics.grey import LEAST_SIDE, grey_features
 from rheos.metrics.pairs import Features
+from rheos.nets.layouts import channel_axis
 
 __all__ = ["ImageFeatures", "channel_axis", "image_features"]
 
@@ -20,19 +21,6 @@ class ImageFeatures(NamedTuple):
 
     features: Features | None
     about: str
-
-
-def channel_axis(event: Sequence[int]) -> int | None:
-    """Which axis of an image's shape counts channels: 0, 2, or None for (height, width) and for what is no image.
-
-    1 grey, 3 colours, 4 colours and opacity; a shape that could be read in two ways has 1 or 3 channels rather than 4, first rather than last.
-
-    >>> channel_axis((3, 32, 32)), channel_axis((4, 5, 3)), channel_axis((32, 32, 4)), channel_axis((2, 8, 8))
-    (0, 2, 2, None)
-    """
-    if len(event) != 3:
-        return None
-    return next((axis for counts in ((1, 3), (4,)) for axis in (0, 2) if event[axis] in counts), None)
 
 
 def image_features(event: Sequence[int], name: str = "") -> ImageFeatures:

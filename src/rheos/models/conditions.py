@@ -90,6 +90,10 @@ class Conditions:
             raise ValueError(f"cond must be a class from 0 to {self.classes - 1} (or -1 for any), got {int(wanted.min())} to {int(wanted.max())}")
         return wanted.expand(n) if wanted.ndim == 0 else wanted
 
+    def name(self, k: int) -> str:
+        """What class `k` is called: its name, else its number; "" for -1, any."""
+        return "" if k < 0 else str(k) if self.labels is None else self.labels[k]
+
     def _number(self, name: str) -> int:
         if self.labels is not None and name in self.labels:
             return self.labels.index(name)

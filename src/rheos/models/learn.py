@@ -144,10 +144,13 @@ class Training:
         if isinstance(data, Dataset):
             card |= {"meaning": data.meaning, "licence": data.licence, "source": data.source}
         card["condition"] = conditions.kind
+        checks.between("drop_condition", drop_condition, 0.0, 1.0, high_open=True)
         if conditions.kind == "label":
             card["class_counts"] = torch.bincount(cond.cpu(), minlength=conditions.classes).tolist()
         digest = hashlib.sha256(x.detach().cpu().contiguous().numpy())
-        if cond is not None:
+        if conditions.kind == "caption":            # not their vectors, whose last digits are the embedder's
+            digest.update("\0".join(data.captions).encode())
+        elif cond is not None:
             digest.update(cond.cpu().contiguous().numpy())
         # By everything that they are made of: two paths may print alike.
         try:
@@ -229,7 +232,7 @@ def train(
 def steps_within(budget: float, data: Dataset | Tensor, net: nn.Module | str = "auto", **settings: Any) -> int:
     """How many training steps fit into `budget` seconds, by timing a few on a copy, which are thrown away. At least 1.
 
-    Seconds are of CPU time for one thread on a CPU, by the clock elsewhere: what the run will take on a machine that does nothing else.
+    Seconds are of CPU time where one thread computes, by the clock elsewhere: what the run will take on a machine that does nothing else.
     The settings are those of `train`. ValueError for a budget that is not positive.
     """
     begun, budget = time.monotonic(), checks.positive("budget", budget)
@@ -237,8 +240,9 @@ def steps_within(budget: float, data: Dataset | Tensor, net: nn.Module | str = "
     on_cpu = next(run.start.net.parameters()).device.type == "cpu"
 
     def clock() -> float:
-        if on_cpu:
-            return time.process_time() / torch.get_num_threads()
+        # Of several threads nobody knows how many a step keeps busy.
+        if on_cpu and torch.get_num_threads() == 1:
+            return time.process_time()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.monotonic()

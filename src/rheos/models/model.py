@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 import rheos
@@ -19,7 +19,7 @@ from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
 from rheos.models.transforms import Standardise
 from rheos.paths import Field, Path, Times
-from rheos.samplers import Rule, Table, sample
+from rheos.samplers import AdaptiveRungeKutta, Rule, Table, sample
 
 __all__ = ["Model", "load"]
 
@@ -63,7 +63,7 @@ class Model:
         *,
         cond: Any = None,
         guidance: float | None = None,
-        rule: Rule | Table | None = None,
+        rule: Rule | AdaptiveRungeKutta | Table | None = None,
         steps: int = 20,
         times: Times | None = None,
         seed: int | Draws = 0,
@@ -73,13 +73,29 @@ class Model:
     ) -> Float[Tensor, "rows *event"]:
         """Draw `n` samples (n, *event) in the data's own units (encoded rows where there is an `encoding`); see `rheos.sample` for the settings.
 
-        cond: for models of labels a class number, a class's name, a list of them or a tensor (n,) (-1: any); for models of captions a text
-        or n texts. ValueError for a class that does not exist.
+        cond: for models of labels a class number, a class's name, a list of them or a tensor (n,) (-1: the network is told none); for models
+        of captions a text or n texts. None: classes as frequent as in the training rows, see `classes_as_in_the_data`
+        (guidance needs a `cond`).
+        ValueError for a class that does not exist.
         """
         n = checks.integer("n", n, least=1)
-        x = sample(self.field, n, shape=self.event, cond=self.conditions.tensor(cond, n), guidance=guidance, rule=rule, steps=steps, times=times,
+        free = cond is None and guidance is None
+        told = self.classes_as_in_the_data(n, seed=seed, first=first) if free else self.conditions.tensor(cond, n)
+        x = sample(self.field, n, shape=self.event, cond=told, guidance=guidance, rule=rule, steps=steps, times=times,
                    seed=seed, batch=batch, first=first, watch=watch)
         return self.transform.inverse(x)
+
+    def classes_as_in_the_data(self, n: int, *, seed: int | Draws = 0, first: int = 0) -> Int64[Tensor, " n"] | None:
+        """The classes of rows first .. first + n - 1 of `sample` without `cond`; None for a model without classes or without their frequencies.
+
+        A network that is told no class, which few of its lessons were about, draws worse.
+        """
+        counts = self.card.get("class_counts")
+        if self.classes is None or not isinstance(counts, list) or len(counts) != self.classes or not sum(counts) > 0:
+            return None
+        ends = torch.tensor(counts, dtype=torch.float64).cumsum(0)
+        place = Draws.of(seed).uniform("classes of samples", 0, (n,), first=first, dtype=torch.float64) * ends[-1]
+        return torch.searchsorted(ends, place, right=True).clamp(max=self.classes - 1)
 
     def stream(self, n: int, *, batch: int = 1024, cond: Any = None, first: int = 0, **settings: Any) -> Iterator[Float[Tensor, "rows *event"]]:
         """The rows of `sample(n, ...)` in parts of at most `batch`, one after the other, so that memory does not grow with `n`."""
@@ -151,8 +167,14 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
         transform = Standardise(tensors["transform.mean"], tensors["transform.std"], None if found["bounds"] is None else tuple(found["bounds"]))
         labels, encoding = found.get("labels"), found.get("encoding")
         conditions = Conditions(found["classes"], None if labels is None else tuple(labels), found.get("embedder"))
+        encoding = None if encoding is None else encoding_from_json(encoding)
+        built = getattr(field.net, "settings", None) or {}
+        for name, said in (("classes", conditions.classes), ("features", conditions.features)):
+            if name in built and built[name] != said:
+                raise ValueError(f"the model has {said or 'no'} {name}, its network {built[name] or 'none'}")
         model = Model(field, transform, tuple(found["event"]), conditions=conditions,
-                      encoding=None if encoding is None else encoding_from_json(encoding), card=found["card"])
+                      encoding=encoding, card=found["card"])
+        _check_fit(model.event, field.event, encoding)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place} is damaged: {type(error).__name__} {error}") from None
     except ValueError as error:
@@ -164,6 +186,14 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
         raise ValueError(f"the weights in {folder / found['tensors']} do not fit {type(field.net).__name__}: {' '.join(str(error).split())}") from None
     field.net.eval().requires_grad_(False)
     return model.to(device)
+
+
+def _check_fit(event: tuple, of_network: tuple[int, ...] | None, encoding: Encoding | None) -> None:
+    """ValueError if the shapes that a file tells of one thing differ: samples of a made-up shape could take any memory."""
+    of_encoding = getattr(encoding, "event", None)
+    for whose, shape in (("its network", of_network), ("its encoding", of_encoding)):
+        if shape is not None and tuple(shape) != event:
+            raise ValueError(f"event is {event}, but {whose} has {tuple(shape)}")
 
 
 def _checked_tensors(folder: FilePath, name: Any, digest: Any, place: FilePath) -> dict[str, Tensor]:
@@ -185,7 +215,11 @@ def _network(described: dict, tensors: dict[str, Tensor]) -> nn.Module:
     maker = rheos_class(kind, rooms=("nets",))
     if not issubclass(maker, nn.Module) or not isinstance(settings, dict):
         raise ValueError(f"{kind} is not a network that can be built from settings; pass your own object as load(folder, net=MyNet())")
-    saved = sum(value.numel() for key, value in tensors.items() if key.startswith("net."))
+    ours = [value for key, value in tensors.items() if key.startswith("net.")]
+    saved = sum(value.numel() for value in ours)
+    # Every block has tensors of its own; without this a made-up depth would be built, if only without memory, for hours.
+    if isinstance(settings.get("depth"), int) and settings["depth"] > len(ours):
+        raise ValueError(f"the settings of {kind} ask for {settings['depth']} blocks, the file holds {len(ours)} tensors")
     try:
         with torch.device("meta"):
             asked = sum(value.numel() for value in maker(**settings).state_dict().values())

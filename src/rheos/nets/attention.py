@@ -18,14 +18,19 @@ HEAD = 32       # features of a head, where their number is not given
 class SelfAttention(nn.Module):
     """(batch, points, width) -> the same shape: what the points tell each other.
 
-    heads: how many, by default one for every 32 features. normed: whether the input is normalised first (not where the caller has).
+    heads: how many, by default one for every 32 features, or fewer so that they divide the width. normed: whether the input is normalised
+    first (not where the caller has).
     silent: it begins at zero, so that a sum with its input is the input (not where the caller has a gate).
     ValueError if the width does not divide by the heads.
     """
 
     def __init__(self, width: int, *, heads: int | None = None, normed: bool = True, silent: bool = True):
         super().__init__()
-        heads = max(1, width // HEAD) if heads is None else checks.integer("heads", heads, least=1)
+        if heads is None:
+            heads = max(1, width // HEAD)
+            while width % heads:
+                heads -= 1
+        checks.integer("heads", heads, least=1)
         if width % heads:
             raise ValueError(f"heads must divide the width {width}, got {heads}")
         self.heads = heads

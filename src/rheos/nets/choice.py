@@ -17,6 +17,7 @@ __all__ = ["NETS", "net_for"]
 NETS = ("auto", "mlp", "unet", "dit")
 SMALL = 128             # numbers in an event, up to which a perceptron sees all of it at once
 TOKENS = 256            # a transformer's patches are made so large that there are at most so many
+MOST_PATCH = 8
 
 
 def net_for(event: Sequence[int], net: str = "auto", *, width: int | None = None, depth: int | None = None, classes: int | None = None,
@@ -54,7 +55,9 @@ def net_for(event: Sequence[int], net: str = "auto", *, width: int | None = None
 
 
 def _patch(grid: Sequence[int]) -> int:
-    """The smallest patch that divides the grid and leaves at most `TOKENS` tokens, or else the largest that divides it."""
-    dividing = [patch for patch in range(1, min(grid) + 1) if all(size % patch == 0 for size in grid)]
-    few = [patch for patch in dividing if math.prod(size // patch for size in grid) <= TOKENS]
-    return few[0] if few else dividing[-1]
+    """The smallest patch that divides the grid and leaves at most `TOKENS` tokens. ValueError if that is larger than `MOST_PATCH` points."""
+    for patch in range(1, MOST_PATCH + 1):
+        if all(size % patch == 0 for size in grid) and math.prod(size // patch for size in grid) <= TOKENS:
+            return patch
+    raise ValueError(f"net 'dit' would have to see the grid {tuple(grid)} in patches, and none of 1 to {MOST_PATCH} points a side divides it into at most "
+                     f"{TOKENS}: use unet")

@@ -26,7 +26,7 @@ class DiT(nn.Module):
 
     event:  channels and one to three axes of grid, each divisible by `patch`; for text (channels, length) and patch 1.
     layout: where the channels are: "first" (channels, *grid), "last" (*grid, channels) or "none" (*grid).
-    patch:  so many grid points along each axis make one token. width, depth: features of a token and blocks; width divides by 32, or is below.
+    patch:  so many grid points along each axis make one token. width, depth: features of a token, and blocks.
     ff:     width -> the module between two attentions, called on (batch, tokens, width); default a two-layer perceptron 4 times as wide. It
             is part of a saved model only where it is the default.
     classes or features: the condition, see `Condition`. dropout: inside the blocks. heads: how many predictions are returned.

@@ -55,8 +55,12 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
     # typer bundles its own click in new versions and imports it in old ones; the method is the same in both.
     if hasattr(error, "format_message"):
         return error.format_message(), getattr(error, "exit_code", 1)
+    if isinstance(error, UnicodeEncodeError):           # as run.toml and pipes hold UTF-8 only
+        return f"{error.object[max(0, error.start - 40):error.end + 40]!r} is not UTF-8, so it cannot be written down: rename it", 2
     if isinstance(error, (Usage, ValueError, TypeError)):
         return str(error), 2
+    if type(error).__name__ == "NonFinite":
+        return f"the numbers grew without bounds: {error}", 1
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}", 1
     if isinstance(error, (Failure, OSError, ImportError)):
@@ -67,5 +71,6 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
 def _end(error: BaseException, line: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print("rheos:", " ".join(line.split()) or type(error).__name__, file=sys.stderr)
+    line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in " ".join(line.split()))      # names of files may steer a terminal
+    print("rheos:", line or type(error).__name__, file=sys.stderr)
     return code

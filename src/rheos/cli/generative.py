@@ -115,7 +115,7 @@ def train(
 def _train(run: Run, prepared, tensorboard: bool = False) -> None:
     model = learn(run, prepared, tensorboard=tensorboard)
     rows = run.rows()
-    spent = f", {rows[-1]['cpu_seconds']:.1f} s of CPU time" if rows else ""
+    spent = f", {rows[-1]['cpu_seconds']:.1f} s of CPU time" if rows and "cpu_seconds" in rows[-1] else ""
     typer.echo(f"the model of {model.card['parameters']:,} parameters is in {run.model} ({run.steps} steps{spent})")
 
 

@@ -33,7 +33,7 @@ PREDICTS = ("velocity", "v", "noise", "data")        # what networks learn well;
 SEPARATION_ROWS = 1000      # of the data, by which a kinetic-optimal path is chosen
 MOST_THREADS = 4096
 OPEN = {"batch": int, "rate": float, "width": int, "depth": int, "dropout": float, "predicts": str}     # settings without a default of their own
-PARTS = ("run.toml", "trace.jsonl", "checkpoint", "model")     # what shows that a folder holds a run, whole or in ruins
+PARTS = ("run.toml", "trace.jsonl", "checkpoint", "model", "model.json")     # what shows that a folder holds a run, whole or in ruins
 TRACE_EVERY, SHORT_RUN = 10, 100                               # steps between rows of the trace; runs shorter than this are traced step by step
 
 
@@ -62,7 +62,7 @@ def check_writable(path: Path) -> None:
     """Failure if a file could not be made at `path`, without making anything."""
     if path.is_dir():
         raise Failure(f"{path} is a folder, so no file can be written there")
-    place = next(parent for parent in path.absolute().parents if parent.exists())
+    place = next(parent for parent in path.absolute().parents if os.path.lexists(parent))      # a link that leads nowhere is in the way too
     if not place.is_dir():
         raise Failure(f"{path} cannot be written: {place} is not a folder")
     if not os.access(place, os.W_OK):
@@ -209,7 +209,7 @@ class Run:
             return f"unknown settings {', '.join(unknown)}"
         known = {"data": {"name": str, "sha256": str, "rows": int, "held_out": float, "reading": dict}, "machine": {"threads": int, "cores": int},
                  "settings": OPEN | {name: type(value) for name, value in usual.items() if value is not None}, "versions": dict.fromkeys(self.versions, str)}
-        needed = {"data": ("name", "sha256", "rows"), "settings": ("path", "seed", "steps", "every")}
+        needed = {"data": ("name", "sha256", "rows"), "settings": ("path", "coupling", "seed", "steps", "every")}
         for part, kinds in known.items():
             found = getattr(self, part)
             missing = [name for name in needed.get(part, ()) if name not in found]
@@ -270,7 +270,7 @@ def learn(run: Run, prepared: Training, *, tensorboard: bool = False) -> Model:
             raise Failure(f"{error}; {way}") from error
         if state.step > run.steps:
             raise Failure(f"{found} is at step {state.step}, beyond the {run.steps} steps of {run.folder / 'run.toml'}")
-    for left in run.checkpoints.glob(".step-*"):                # what a killed run was just writing
+    for left in (*run.checkpoints.glob(".step-*"), *run.folder.glob(".trace.jsonl.*"), *run.model.glob(".model*")):     # what a killed run was just writing
         left.unlink(missing_ok=True)
     figures = {"loss": lambda state: state.loss, "norm": lambda state: state.norm}
     trace = Trace(figures | _clocks(run, state.step), every=TRACE_EVERY if run.steps >= SHORT_RUN else 1, path=run.trace)

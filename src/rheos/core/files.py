@@ -30,8 +30,10 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)      # mkstemp makes private files
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:       # a disk that is full does not say of what
+            error.filename = str(path)
         raise
     return path
 

@@ -81,11 +81,12 @@ def _line(row: Mapping[str, float]) -> str:
 def read_rows(path: str | Path) -> list[dict[str, float]]:
     """The rows of a trace file. A last line cut short by a crash is left out; any other damage is a ValueError."""
     rows = []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()     # what is not UTF-8 is not JSON either
     for number, line in enumerate(lines):
         try:
             row = {k: math.nan if v is None else v for k, v in json.loads(line).items()}
-            row["step"] + 0
+            if not all(type(v) in (int, float) for v in (row["step"], *row.values())):
+                raise TypeError
             rows.append(row)
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             if number + 1 < len(lines) or not isinstance(error, json.JSONDecodeError):

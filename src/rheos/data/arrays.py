@@ -55,11 +55,15 @@ def _read(path: Path) -> dict:
                 return {"x": found}
             with found:
                 wanted = [name for name in ("x", "y") if name in found.files]
-                return {name: found[name] for name in wanted} if "x" in wanted else dict.fromkeys(found.files)
+                arrays = {name: found[name] for name in wanted} if "x" in wanted else dict.fromkeys(found.files)
+                if any(isinstance(array, bytes) for array in arrays.values()):
+                    raise ValueError("a member is no array")
+                return arrays
     except Exception as error:                              # a broken header makes NumPy raise nearly anything
         if "pickle" in str(error).lower():
             raise ValueError(f"{path}: holds Python objects or no NumPy array at all; save plain numbers with numpy.save or numpy.savez") from error
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        header = isinstance(error, SyntaxError) or "malformed node" in str(error)
+        reason = "its header is damaged" if header else str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise ValueError(f"{path}: cannot be read as a NumPy file ({reason})") from error
 
 

@@ -18,6 +18,7 @@ __all__ = ["SUFFIXES", "from_hdf5"]
 SUFFIXES = (".h5", ".hdf5", ".nc", ".cdf")
 CLASSIC = (b"CDF\x01", b"CDF\x02")
 MOST_NUMBERS = 2**32                # 16 GiB of float32
+MOST_CLAIMED, MOST_RATIO = 2**28, 2000      # bytes; what no compression of HDF5's reaches
 SHOWN = 12
 FILLS = ("_FillValue", "missing_value")
 
@@ -65,6 +66,10 @@ def _hierarchical(path: Path, key: str | None) -> tuple[str, Any, dict[str, Any]
         file.visititems(lambda name, item: shapes.update({name: item.shape})
                         if isinstance(item, h5py.Dataset) and item.shape is not None and item.dtype.kind in "iuf" else None)
         key = _chosen(path, shapes, key, file.get)
+        stored, size = file[key].id.get_storage_size(), file[key].size * file[key].dtype.itemsize
+        if size > MOST_CLAIMED and size > MOST_RATIO * stored:      # pieces that were never written take no room in the file, and all of it in memory
+            raise ValueError(f"{path}: {key} of shape {shapes[key]} takes {size / 1e9:,.1f} GB, of which {stored / 1e9:,.3f} GB were ever written: "
+                             "save what there is")
         return key, file[key][()], {name: _plain(value) for name, value in file[key].attrs.items()}
 
 
@@ -128,5 +133,6 @@ def _unpacked(what: str, found, said: Mapping[str, Any]) -> Tensor:
                          "cut them away or fill them first")
     factor, offset = said.get("scale_factor"), said.get("add_offset")
     if factor is not None or offset is not None:
-        found = found * float(1 if factor is None else factor) + float(0 if offset is None else offset)
+        with np.errstate(over="ignore", invalid="ignore"):      # what leaves the numbers is refused below
+            found = found * float(1 if factor is None else factor) + float(0 if offset is None else offset)
     return real_rows(what, found)

@@ -68,7 +68,10 @@ def from_table(path: str | Path, *, held_out: float = 0.1, columns: str | Sequen
 
 def _names(columns: str | Sequence[str]) -> list[str]:
     """The names asked for, each once."""
-    names = [str(name).strip() for name in (next(csv.reader([columns]), []) if isinstance(columns, str) else columns)]
+    try:
+        names = [str(name).strip() for name in (next(csv.reader([columns]), []) if isinstance(columns, str) else columns)]
+    except csv.Error:                           # a line break outside quotes
+        names = []
     if not names or "" in names:
         raise ValueError(f"columns must be names with commas between them, got {columns!r}")
     return list(dict.fromkeys(names))
@@ -208,7 +211,7 @@ def _read_text(path: Path) -> dict[str, Any]:
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     names = _header(path, separator)
     keys = [name or f"number {i + 1}" for i, name in enumerate(names)]
-    if len(keys) == 1 and any(sign in keys[0] for sign in ";\t|"):
+    if len(keys) == 1 and any(sign in keys[0] for sign in ";\t|,".replace(separator, "")):
         raise ValueError(f"{path}: has one column, called {keys[0]!r}: cells must be separated by {'tabs' if separator == chr(9) else 'commas'}")
     if all(_is_value(name) for name in names):
         raise ValueError(f"{path}: its first line, {', '.join(names[:SHOWN])}, holds values: put a line with the columns' names above it")

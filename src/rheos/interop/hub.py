@@ -103,7 +103,10 @@ def pull(name: str, *, folder: str | Path | None = None, revision: str | None = 
     hub, name = _hub(hub), _checked(name)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_dir=temporary))
-        model = load(place, net=net, device=device)         # before anything is kept
+        try:
+            model = load(place, net=net, device=device)     # before anything is kept
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{place}/", f"{name}: ")) from error       # of the temporary folder nothing is left to look at
         if folder is not None:
             for file in _in_order(place):
                 write_bytes(Path(folder) / file.name, file.read_bytes())

@@ -82,7 +82,10 @@ class Conditions:
         if isinstance(cond, str):
             cond = self._number(cond)
         elif isinstance(cond, Sequence) and not isinstance(cond, Tensor):
-            cond = torch.tensor([self._number(each) if isinstance(each, str) else each for each in cond])
+            cond = [self._number(each) if isinstance(each, str) else each for each in cond]
+        large = next((each for each in (cond if isinstance(cond, list) else [cond]) if isinstance(each, int) and abs(each) >= 2**63), None)
+        if large is not None:
+            raise ValueError(f"cond must be a class from 0 to {self.classes - 1} (or -1 for any), got {large}")
         wanted = torch.as_tensor(cond)
         if wanted.is_floating_point() or wanted.dtype == torch.bool or wanted.is_complex():
             raise TypeError(f"cond must be whole class numbers or names of classes, got {wanted.dtype}")

@@ -12,7 +12,9 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()        # "meta" can be asked for, but holds no numbers
+    except NotImplementedError:
+        raise ValueError(f"device {name!r} cannot be used here: this torch was built without it") from None
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
         raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return device

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import statistics
 import time
 import warnings
@@ -39,6 +40,7 @@ SCHEDULES = {"cosine": Cosine, "linear": Linear, "constant": lambda steps, warm_
 HABITS = {UNet: (64, 2e-3), DiT: (64, 1e-3)}
 OTHER_HABITS = (256, 2e-3)
 DEFAULT_STEPS = 1500
+MOST_BATCH, MOST_PAIRED = 1 << 17, 1 << 13      # rows; optimal pairs need a matrix of all distances
 TIMED_SHARE, LEAST_TIMED, MOST_TIMED = 0.02, 5, 50      # of a budget spent on timing; steps that are timed
 
 
@@ -115,12 +117,18 @@ class Training:
             raise ValueError(f"path was made for data of scale {scale:.4g}, but train gives its data scale 1 first: "
                              "use data_separation on Standardise.fit(x).forward(x)")
         if isinstance(net, str):
+            build = partial(net_for, event, net, width=width, depth=depth, dropout=dropout, classes=conditions.classes, features=conditions.features,
+                            tokens=getattr(encoding, "kind", None) == "tokens")
+            with torch.device("meta"):      # without memory first
+                _check_memory(sum(p.numel() for p in build().parameters()) * x.element_size(), where)
             with Draws.of(seed).scope(0):
-                net = net_for(event, net, width=width, depth=depth, dropout=dropout, classes=conditions.classes, features=conditions.features,
-                              tokens=getattr(encoding, "kind", None) == "tokens").to(x.dtype)
+                net = build().to(x.dtype)
         net = net.to(where)
         usual = HABITS.get(type(net), OTHER_HABITS)
         batch, rate = checks.integer("batch", usual[0] if batch is None else batch, least=1), checks.positive("rate", usual[1] if rate is None else rate)
+        most = MOST_PAIRED if coupling is MinibatchOT else MOST_BATCH
+        if batch > most:
+            raise ValueError(f"batch must be at most {most:,}{' with optimal pairs' if coupling is MinibatchOT else ''}, got {batch:,}")
         if compile:
             net.compile()
         # Where noise outgrows the data a network needs both scaled: its input, and an answer that is finite and of size 1 at all times.
@@ -171,6 +179,17 @@ class Training:
         field = Field(state.averaged.eval(), self.matching.path, self.matching.predicts, unit_input=self.matching.unit_input)
         return Model(field, self.transform, self.event, conditions=self.conditions, encoding=self.encoding,
                      card={**self.card, "trained_steps": state.step})
+
+
+def _check_memory(size: int, where: torch.device) -> None:
+    """ValueError if a network of `size` bytes, its gradients, Adam's two moments and the average do not fit into this machine's memory."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):       # a system that does not tell
+        return
+    if where.type == "cpu" and 5 * size > memory > 0:
+        raise ValueError(f"width and depth make a network that takes {5 * size / 1e9:,.1f} GB to train, and this machine has {memory / 1e9:,.1f} GB: "
+                         "make it smaller")
 
 
 def train(

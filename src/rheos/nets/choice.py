@@ -16,6 +16,7 @@ __all__ = ["NETS", "net_for"]
 
 NETS = ("auto", "mlp", "unet", "dit")
 SMALL = 128             # numbers in an event, up to which a perceptron sees all of it at once
+MOST_WIDTH, MOST_DEPTH = 1 << 16, 1024
 TOKENS = 256            # a transformer's patches are made so large that there are at most so many
 MOST_PATCH = 8
 
@@ -34,6 +35,9 @@ def net_for(event: Sequence[int], net: str = "auto", *, width: int | None = None
     """
     event = tuple(checks.integer("event", size, least=1) for size in event)
     checks.one_of("net", net, NETS)
+    for name, value, most in (("width", width, MOST_WIDTH), ("depth", depth, MOST_DEPTH)):
+        if value is not None and checks.integer(name, value, least=1) > most:
+            raise ValueError(f"{name} must be at most {most:,}, got {value:,}")
     if net == "auto":
         net = "mlp" if len(event) == 1 or len(event) > 4 or (math.prod(event) <= SMALL and not tokens) else "unet"
     condition = {"classes": classes, "features": features}

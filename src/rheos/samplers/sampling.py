@@ -20,6 +20,8 @@ from rheos.samplers.tables import Rule, Table, planned
 
 __all__ = ["sample"]
 
+MOST_STEPS = 100_000        # a plan is a row a step, made beforehand
+
 
 def sample(
     field: Field,
@@ -121,7 +123,8 @@ def _run(plan: Table | Span, field: Field, x: Tensor, cond: Any, edit: Edit | No
 
 def _planned(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, steps: int, times: Times | None,
              edit: Edit | None = None) -> Table | Span:
-    checks.integer("steps", steps, least=1)
+    if checks.integer("steps", steps, least=1) > MOST_STEPS:
+        raise ValueError(f"steps must be at most {MOST_STEPS:,}, got {steps:,}")
     if isinstance(rule, Table):
         if rule.times.path != field.path:
             raise ValueError(f"the table was planned for {rule.times.path.schedule}, but the field lives on {field.path.schedule}")

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from rheos.core import checks
 from rheos.data.cache import cached
@@ -13,7 +15,7 @@ from rheos.data.dataset import Dataset, divided, falls_below
 from rheos.data.listing import files_below
 from rheos.data.tokens import CODES, DEFAULT_CODE, Tokens
 
-__all__ = ["SUFFIXES", "from_text"]
+__all__ = ["SUFFIXES", "from_text", "windowed"]
 
 SUFFIXES = (".txt", ".md", ".py", ".rst", ".tex", ".log", "")
 FIRST_BYTES = 4096
@@ -47,16 +49,23 @@ def from_text(path: str | Path, *, held_out: float = 0.1, length: int = 64, code
     if size > MOST_NUMBERS:
         raise ValueError(f"{path}: {size:,} bytes of text do not fit into memory: give a part of it")
     found = cached("text", files, {"length": length}, lambda: ({"windows": _windows(path, files, length)}, {}))[0]["windows"]
-    alphabet = torch.zeros(256, dtype=torch.bool).index_fill_(0, found.flatten().long(), True).nonzero().flatten().tolist()
+    return windowed(path.resolve().name if path.is_dir() else path.stem, found, held_out, code, what="text by bytes", where=str(path))
+
+
+def windowed(name: str, windows: UInt8[Tensor, "n length"], held_out: float, code: str, *, what: str, where: str) -> Dataset:
+    """Windows of bytes as a Dataset with the encoding `Tokens`, held out by the hash of their bytes. what: for its meaning; where: its source.
+
+    ValueError, naming `where`, for one byte value only, or more than memory holds.
+    """
+    alphabet = torch.zeros(256, dtype=torch.bool).index_fill_(0, windows.flatten().long(), True).nonzero().flatten().tolist()
     if len(alphabet) < 2:
-        raise ValueError(f"{path}: holds one byte value only ({alphabet[0]}), so there is nothing to learn")
-    encoding = Tokens(tuple(alphabet), length, code)
-    if len(found) * length * encoding.channels > MOST_NUMBERS:
-        raise ValueError(f"{path}: {found.numel():,} bytes of text do not fit into memory as {encoding.channels} numbers each: give a part of it")
-    x = encoding.encode(row.tobytes() for row in found.numpy())
-    apart = falls_below(found.float(), held_out)
-    return divided(path.resolve().name if path.is_dir() else path.stem, x, None, held_out, apart=apart, encoding=encoding, source=str(path),
-                   meaning=f"text by bytes: windows of {length} bytes, each one of {len(alphabet)} values written as {encoding.channels} signs")
+        raise ValueError(f"{where}: holds one byte value only ({alphabet[0]}), so there is nothing to learn")
+    tokens = Tokens(tuple(alphabet), windows.shape[1], code)
+    if windows.numel() * tokens.channels > MOST_NUMBERS:
+        raise ValueError(f"{where}: {windows.numel():,} bytes of text do not fit into memory as {tokens.channels} numbers each: give a part of it")
+    meaning = f"{what}: windows of {tokens.length} bytes, each one of {len(alphabet)} values written as {tokens.channels} signs"
+    return divided(name, tokens.encode(row.tobytes() for row in windows.numpy()), None, held_out, apart=falls_below(windows.float(), held_out),
+                   encoding=tokens, source=where, meaning=meaning)
 
 
 def _glance(path: Path, files: dict[str, Path]) -> None:

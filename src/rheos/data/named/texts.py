@@ -1,6 +1,7 @@
 """Text at hand: fortune cookies, Python's own library, a dictionary, and WordNet's definitions, as windows of bytes."""
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import re
 import sysconfig
@@ -14,13 +15,13 @@ import torch
 
 from rheos.core import checks
 from rheos.data.cache import cached
-from rheos.data.dataset import Dataset, divided, falls_below
+from rheos.data.dataset import Dataset
 from rheos.data.listing import files_below
 from rheos.data.named.families import HELD_OUT
 from rheos.data.named.named import Named
 from rheos.data.named.parcels import DebianPackage
-from rheos.data.text import LEAST_LENGTH, MOST_LENGTH, MOST_NUMBERS
-from rheos.data.tokens import DEFAULT_CODE, Tokens
+from rheos.data.text import LEAST_LENGTH, MOST_LENGTH, windowed
+from rheos.data.tokens import DEFAULT_CODE
 
 __all__ = ["FORTUNES", "GCIDE", "GLOSSES", "STDLIB", "dictionary", "fortunes", "glosses", "library"]
 
@@ -45,13 +46,9 @@ def read(name: str, choose: Callable[[Path], list[str]], reading: Reading, folde
         return {"windows": torch.frombuffer(bytearray(text[: count * length]), dtype=torch.uint8).reshape(count, length)}, {}
 
     windows = cached(name, files, {"length": length}, build)[0]["windows"]
-    alphabet = torch.zeros(256, dtype=torch.bool).index_fill_(0, windows.flatten().long(), True).nonzero().flatten().tolist()
-    tokens = Tokens(tuple(alphabet), length, code)
-    if windows.numel() * tokens.channels > MOST_NUMBERS:
-        raise ValueError(f"{name}: {windows.numel():,} bytes of text do not fit into memory as {tokens.channels} numbers each: leave code at bits")
-    meaning = f"{MEANINGS[name]}: windows of {length} bytes, each one of {len(alphabet)} values written as {tokens.channels} signs"
-    return divided(name, tokens.encode(row.tobytes() for row in windows.numpy()), None, HELD_OUT, apart=falls_below(windows.float(), HELD_OUT),
-                   encoding=tokens, meaning=meaning)
+    found = windowed(name, windows, HELD_OUT, code, what=MEANINGS[name], where=str(folder))
+    # The set's own citation stands in the place of a folder.
+    return dataclasses.replace(found, source="", held_out=None if found.held_out is None else dataclasses.replace(found.held_out, source=""))
 
 
 def content(path: Path) -> bytes:

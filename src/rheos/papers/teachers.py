@@ -5,12 +5,12 @@ from torch import Tensor
 
 from rheos.core import Draws
 from rheos.data import load
-from rheos.models import train
+from rheos.models import Conditions, Model, Standardise, train
 from rheos.nets import ResidualMLP
 from rheos.papers.fixtures import fixture
 from rheos.paths import Field, Path
 
-__all__ = ["digits_noise_teacher"]
+__all__ = ["digits_flow_teacher", "digits_noise_teacher"]
 
 
 def _net() -> ResidualMLP:
@@ -22,6 +22,23 @@ def _noise_weights() -> dict[str, Tensor]:
     net = _net()
     train(load("digits"), net, path=Path.vp(), predicts="noise", steps=1500, seed=0, device="cpu")
     return net.state_dict()
+
+
+def _velocity_weights() -> dict[str, Tensor]:
+    net = _net()
+    train(load("digits"), net, path=Path.linear(), predicts="velocity", steps=1500, drop_condition=0.2, seed=0, device="cpu")
+    return net.state_dict()
+
+
+def digits_flow_teacher() -> Model:
+    """A class-conditional model of digits, linear path, velocity prediction; its network in float64, (batch, 1, 8, 8).
+
+    `.field` lives in the network's units, `.transform` goes there from pixels and back.
+    """
+    net, data = _net(), load("digits")
+    net.load_state_dict(dict(fixture("digits-flow-teacher", _velocity_weights).tensors))
+    field = Field(net.eval().double().requires_grad_(False), Path.linear(), "velocity")
+    return Model(field, Standardise.fit(data.x, data.bounds), tuple(data.x.shape[1:]), conditions=Conditions(10))
 
 
 def digits_noise_teacher() -> Field:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from rheos.core import Draws, Example, NonFinite, checks
 from rheos.paths import ExactField, Field, Path
-from rheos.samplers.tables import Row, Table, planned
+from rheos.samplers.tables import Number, Row, Table, planned
 
-__all__ = ["Multistep", "MultistepState"]
+__all__ = ["Multistep", "MultistepState", "combined", "mended"]
 
 Edit = Callable[[Tensor, Tensor, Any], Tensor]      # (prediction, x, t): t is a number, or (rows,) where every sample has a time of its own
 
@@ -36,7 +36,7 @@ class Multistep:
     field: what is asked. table: the plan. cond: passed to the field, batch first. edit: (prediction, x, t) -> prediction, applied to every
     stored prediction (thresholding, projections); it is handed the table's kind, or the kind it names in an attribute `kind`. seed: of the
     noise of stochastic tables; first: number of the first row of the batch, so that split batches draw the same noise. finite_every: how
-    often the samples are checked to be finite (None: at the last step).
+    often the samples are checked to be finite (None: at the last step). keep: how many earlier points the last state still holds.
     """
 
     field: Field
@@ -46,18 +46,26 @@ class Multistep:
     seed: int | Draws = 0
     first: int = 0
     finite_every: int | None = None
+    keep: int = 0
 
     def __post_init__(self):
+        checks.integer("keep", self.keep, least=0)
         if self.finite_every is not None:
             checks.integer("finite_every", self.finite_every, least=1)
         # Draws of its own: what is drawn ahead is let go with the run, however many batches there are.
         object.__setattr__(self, "_draws", Draws(Draws.of(self.seed).seed))
-        object.__setattr__(self, "_mends", self.table.mends)
 
-    def init(self, x: Inexact[Tensor, "batch *event"]) -> MultistepState:
-        """The state at the table's first time, from x (batch, *event)."""
+    def init(self, x: Inexact[Tensor, "batch *event"], before: Sequence[Tensor] = ()) -> MultistepState:
+        """The state at the table's first time, from x (batch, *event) and as many earlier points, newest first, as the table asks for."""
         checks.tensor("x", x, floating=True)
-        return MultistepState(x)
+        if len(before) != self.table.before:
+            raise ValueError(f"before must hold {self.table.before} earlier points for this table, got {len(before)}")
+        for point in before:
+            checks.shape_of("before", point, x.shape)
+        shape = self.table.event
+        if shape is not None and (len(shape) > x.ndim - 1 or torch.broadcast_shapes(shape, x.shape[1:]) != x.shape[1:]):
+            raise ValueError(f"the table has numbers of shape {shape}, which do not fit samples of shape {tuple(x.shape[1:])}")
+        return MultistepState(x, list(before))
 
     def step(self, state: MultistepState) -> MultistepState:
         i, x, table = state.step, state.x, self.table
@@ -65,23 +73,19 @@ class Multistep:
             raise ValueError(f"the table has {table.nfe} rows, and the samples have passed them all")
         points, predictions = state.points, state.predictions
         asked = self._ask(x, i)
-        row, (deep_points, deep_predictions) = table.predict[i], table.depth
-        # The prediction just made at the old point also serves to mend that point, one step late: no call of its own.
-        change = self._mends[i - 1] if i else None
-        if change is not None:
-            x = _add(x, change, (asked, *predictions))
-        elif i and table.correct[i - 1] is not None:
-            x = _combine(table.correct[i - 1], points, [asked, *predictions])
+        x = mended(table, i, x, asked, points, predictions)
+        deep_points, deep_predictions = table.depth
         points = [x, *points[: deep_points - 1]]
         predictions = [asked, *predictions[: deep_predictions - 1]]
-        x = _combine(row, points, predictions)
+        row = table.predict[i]
+        x = combined(row, points, predictions)
         if row.s:
             noise = self._draws.rows("sampling noise", i, x.shape, first=self.first, device=x.device, dtype=x.dtype, ahead=True)
             x = x.add_(noise, alpha=row.s)
         last = i + 1 == table.nfe
         if last or (self.finite_every is not None and (i + 1) % self.finite_every == 0):
             self._check(x, i)
-        return MultistepState(x, [] if last else points, [] if last else predictions, i + 1)
+        return MultistepState(x, points[: self.keep] if last else points, [] if last else predictions, i + 1)
 
     def _check(self, x: Tensor, i: int) -> None:
         # One sum tells nearly always; it is not finite where an entry is not, or, seldom, where it overflows itself.
@@ -132,21 +136,44 @@ class Multistep:
         return made
 
 
-def _combine(row: Row, points: list[Tensor], predictions: list[Tensor]) -> Tensor:
-    """sum a_j points_j + sum w_j predictions_j as a new tensor."""
+def mended(table: Table, i: int, x: Tensor, asked: Tensor, points: list[Tensor], predictions: list[Tensor]) -> Tensor:
+    """The point before row i, once the prediction `asked` at it is there: corrected by the row before where that has a corrector, else x itself.
+
+    points, predictions: the earlier ones, newest first. The prediction that mends a point is the one its own next step needs: no call of its own.
+    """
+    if i == 0 or table.correct[i - 1] is None:
+        return x
+    change = table.mends[i - 1]
+    return combined(table.correct[i - 1], points, [asked, *predictions]) if change is None else _add(x, change, (asked, *predictions))
+
+
+def combined(row: Row, points: list[Tensor], predictions: list[Tensor]) -> Tensor:
+    """sum a_j points_j + sum w_j predictions_j + c as a new tensor."""
     total: Tensor | None = None
     for weights, tensors in ((row.a, points), (row.w, predictions)):
         for weight, value in zip(weights, tensors, strict=False):
-            if weight == 0.0:
-                continue
-            total = value * weight if total is None else total.add_(value, alpha=weight)
+            total = _plus(total, weight, value)
+    if isinstance(row.c, Tensor) or row.c:
+        total = _plus(total, row.c, torch.ones_like(points[0]))
     return torch.zeros_like(points[0]) if total is None else total
 
 
-def _add(x: Tensor, weights: tuple[float, ...], tensors: tuple[Tensor, ...]) -> Tensor:
+def _plus(total: Tensor | None, weight: Number, value: Tensor) -> Tensor | None:
+    """total + weight value; `total` is ours to change."""
+    if isinstance(weight, Tensor):
+        weight = weight.to(device=value.device, dtype=value.real.dtype if value.is_complex() else value.dtype)
+        return value * weight if total is None else torch.addcmul(total, value, weight)
+    if weight == 0.0:
+        return total
+    return value * weight if total is None else total.add_(value, alpha=weight)
+
+
+def _add(x: Tensor, weights: tuple[Number, ...], tensors: tuple[Tensor, ...]) -> Tensor:
     """x + sum w_j tensors_j as a new tensor: the network may have kept x."""
     total: Tensor | None = None
     for weight, value in zip(weights, tensors, strict=False):
-        if weight != 0.0:
-            total = torch.add(x, value, alpha=weight) if total is None else total.add_(value, alpha=weight)
+        if total is not None or isinstance(weight, Tensor):
+            total = _plus(x * 1.0 if total is None else total, weight, value)
+        elif weight != 0.0:
+            total = torch.add(x, value, alpha=weight)
     return x if total is None else total

@@ -54,7 +54,8 @@ def sample(
     edit: (prediction, x, t) -> prediction, applied to every prediction, t a number or (rows,) where samples have times of their own.
     watch: watchers of each batch's run.
 
-    The network is in evaluation mode for the time of the call. Gradients are recorded only if `start` requires them.
+    The network is in evaluation mode for the time of the call. Gradients are recorded only if `start`, or a number
+    of the table, requires them.
     ValueError for arguments that do not fit; NonFinite if a sample leaves the finite numbers.
 
     >>> from rheos.data import GaussianMixture
@@ -91,7 +92,8 @@ def sample(
     size, offset = n if batch is None else checks.integer("batch", batch, least=1), checks.integer("first", first, least=0)
     parts = []
     begin_at = float(plan.times.t[0]) if isinstance(plan, Table) else plan[1]
-    with torch.set_grad_enabled(start is not None and start.requires_grad), evaluating(getattr(field, "net", None)):
+    recorded = (start is not None and start.requires_grad) or (isinstance(plan, Table) and plan.differentiable)
+    with torch.set_grad_enabled(recorded), evaluating(getattr(field, "net", None)):
         for first in range(0, n, size):
             rows = min(size, n - first)
             x = (path.prior((rows, *event), seed=draws, first=offset + first, start=begin_at, dtype=like.dtype, device=like.device)

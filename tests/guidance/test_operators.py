@@ -165,8 +165,8 @@ def test_sample_takes_a_projection_and_its_samples_measure_y():
     (lambda: project(Pool, torch.zeros(1, 1, 2, 2)), TypeError, "operator"),
     (lambda: project(Pool(2), torch.zeros(3)), ValueError, "y must have shape"),
     (lambda: project(Grey(), torch.zeros(2, 3, 4, 4)), ValueError, "one channel first"),
-    (lambda: project(Pool(2), torch.zeros(2, 1, 2, 2))(torch.zeros(3, 1, 4, 4), None, 0.5), ValueError, "y must have as many rows as the batch, 3, or one"),
-    (lambda: project(Pool(2), torch.zeros(2, 1, 2, 2))(torch.zeros(2, 1, 4, 6), None, 0.5), ValueError,
+    (lambda: project(Pool(2), torch.zeros(2, 1, 2, 2))(torch.zeros(3, 1, 4, 4), torch.zeros(3, 1, 4, 4), 0.5), ValueError, "y must have as many rows as the batch, 3, or one"),
+    (lambda: project(Pool(2), torch.zeros(2, 1, 2, 2))(torch.zeros(2, 1, 4, 6), torch.zeros(2, 1, 4, 6), 0.5), ValueError,
      r"y must hold measurements of shape \(1, 2, 3\), got \(1, 2, 2\)"),
 ])
 def test_refusals(call, error, words):

@@ -16,6 +16,7 @@ from rheos.cli.runs import PATHS, PREDICTS, Run, Stopped, check_writable, find_m
 
 if TYPE_CHECKING:
     from rheos.cli.quality import Quality
+    from rheos.samplers import Table
 
 __all__ = ["demo", "report", "sample", "train"]
 
@@ -131,8 +132,9 @@ def sample(
     n: Annotated[int, typer.Option(help="How many.")] = 64,
     cond: Annotated[str | None, _option("A class (its number or name) or a caption, for all of them.", "as in the data")] = None,
     guidance: Annotated[float | None, _option("Classifier-free guidance: 1 is none, above 1 is closer to the class.", "none")] = None,
-    rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULE_NAMES)}.")] = "default",
-    steps: Annotated[int, typer.Option(help="Steps: one field call each, two for heun, four for rk4; plms makes one call more, rk45 chooses its own.")] = 20,
+    rule: Annotated[str | None, _option(f"One of {', '.join(RULE_NAMES)}.", "default")] = None,
+    steps: Annotated[int | None, _option("Steps: one field call each, two for heun, four for rk4; plms makes one more, rk45 chooses its own.", "20")] = None,
+    table: Annotated[Path | None, _place("A table that rheos tune made, in place of --rule and --steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
     out: Annotated[Path | None, _place("A .npy file, .png for images, .csv for tables, .txt for texts.", "samples/ in the folder")] = None,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",
@@ -141,13 +143,16 @@ def sample(
 
     Example: rheos sample run --n 100 --cond 3 --guidance 2
     """
-    _sample(run, n, cond, guidance, rule, steps, seed, out, device)
+    if table is not None and (rule is not None or steps is not None):
+        raise Usage("--table brings its own rule and times: leave --rule and --steps out")
+    _sample(run, n, cond, guidance, "default" if rule is None else rule, 20 if steps is None else steps, seed, out, device, table)
 
 
-def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule: str, steps: int, seed: int, out: Path | None, device: str) -> list[Path]:
+def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule: str, steps: int, seed: int, out: Path | None, device: str,
+            table: Path | None = None) -> list[Path]:
     if guidance is not None and cond is None:
         raise Usage("--guidance needs a class or a caption: add --cond, or leave it out")
-    chosen = rule_named(rule)
+    chosen = rule_named(rule) if table is None else _table(table, guidance)
     place, samples = find_model(folder)
     from rheos.core import checks
     from rheos.models import load, pick_device
@@ -163,7 +168,8 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
         raise Usage(f"--out must end in {' or '.join(kinds)}, got {out}")
     model.conditions.tensor(cond, 1)            # before any file is begun
     asked = ([] if cond is None else [_slug(cond, model.condition)]) + ([] if guidance is None else [f"guidance{guidance:g}"])
-    name = "-".join([f"n{n}", *asked, rule, f"{steps}steps", f"seed{seed}"])
+    how = [rule, f"{steps}steps"] if table is None else [f"table{table.stem}"]
+    name = "-".join([f"n{n}", *asked, *how, f"seed{seed}"])
     files = [out] if out is not None else [samples / f"{name}{kind}" for kind in (kinds if model.encoding is None else kinds[:1])]
     for file in files:
         check_writable(file)
@@ -172,6 +178,18 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
     what = f"samples of shape {tuple(model.event)}" if model.encoding is None else "samples"
     typer.echo(f"{n} {what} are in {' and '.join(map(str, files))}")
     return files
+
+
+def _table(file: Path, guidance: float | None) -> Table:
+    """The table in a file, with a note where it was made for another guidance."""
+    from rheos.samplers import Table
+
+    found = Table.load(file)
+    made_for = found.origin.get("guidance")
+    if found.origin.get("rule") == "tuned" and made_for != guidance:
+        say = lambda scale: "none" if scale is None else f"{scale:g}"
+        typer.echo(f"note: {file} was made for guidance {say(made_for)}, and samples are drawn with {say(guidance)}", err=True)
+    return found
 
 
 def _slug(text: str, condition: str | None) -> str:

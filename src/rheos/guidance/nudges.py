@@ -22,7 +22,7 @@ from rheos.paths import Prediction
 __all__ = ["Misfit", "Nudge"]
 
 Energy = Callable[[Tensor, float], Tensor]      # (data (batch, *event), t) -> (batch,)
-UNITS = ("gradient", "rms", "newton")
+UNITS = ("gradient", "sigma", "newton")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +77,9 @@ class Nudge:
 
     energy: (data (batch, *event), t) -> (batch,), one number a sample, lower is better: `Misfit`, or your own. Samples never mix: the gradient of a
         sample is that of its own number.
-    scale: how far, a number or a function of t, in `units`: "gradient", of the gradient itself; "rms", so many units of x, root mean square over the
-        sample's numbers, whatever the gradient's size; "newton", of the energy's own method `newton` (for a `Misfit` of one operator A^+ (A data - y):
-        1 is a full projection, carried on x; `through` is then not read).
+    scale: how far, a number or a function of t, in `units`: "gradient", of the gradient itself; "sigma", so many times the noise's standard deviation at
+        t, root mean square over the sample's numbers, whatever the gradient's size; "newton", of the energy's own method `newton` (for a `Misfit` of one
+        operator A^+ (A data - y): 1 is a full projection, carried on x; `through` is then not read).
     through: "data" or "network", see the module. loops: how often at a level, a call each. anew: whether the field is asked once more at the end; else
         the step goes on with the last velocity, at the point moved to.
     start, stop: it acts from time `start` up to, not at, time `stop`, and only where alpha is `least_alpha` or more: before that no data is foreseen.
@@ -103,9 +103,9 @@ class Nudge:
         checks.one_of("through", self.through, ("data", "network"))
         checks.one_of("units", self.units, UNITS)
         if self.units == "newton" and not callable(getattr(self.energy, "newton", None)):
-            raise ValueError("units newton needs an energy with a method newton, such as Misfit; take gradient or rms")
+            raise ValueError("units newton needs an energy with a method newton, such as Misfit; take gradient or sigma")
         if self.units == "newton" and not getattr(self.energy, "linear", True):
-            raise ValueError("units newton needs linear operators only; take gradient or rms")
+            raise ValueError("units newton needs linear operators only; take gradient or sigma")
         checks.integer("loops", self.loops, least=1)
         checks.flag("anew", self.anew)
         checks.between("start", self.start, 0.0, 1.0)
@@ -121,7 +121,7 @@ class Nudge:
         scale = checks.positive("scale", self.scale(t), zero=True) if callable(self.scale) else float(self.scale)
         for _ in range(self.loops):
             answer, down = self._downhill(x, t, ask)
-            if answer.at.b < self.least_alpha:
+            if float(answer.at.b) < self.least_alpha:
                 return x, answer
             x = torch.sub(x, down, alpha=scale)
         if self.anew:
@@ -149,7 +149,7 @@ class Nudge:
                 answer = ask(leaf)
                 grown = _pulled(self.energy(answer.data, t), leaf)
             answer = Prediction({"velocity": answer.velocity.detach(), "data": answer.data.detach()}, x, answer.at)
-        return answer, unit_rms(grown) if self.units == "rms" else grown
+        return answer, answer.at.c * unit_rms(grown) if self.units == "sigma" else grown
 
 
 def gradient(energy: Callable[[Tensor], Tensor], x: Inexact[Tensor, "batch *event"]) -> Inexact[Tensor, "batch *event"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rheos.core import checks
 from rheos.guidance.operators import LinearOperator, Mask
 
-__all__ = ["Projection", "project", "residual"]
+__all__ = ["Projection", "Projections", "project", "residual"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,23 @@ class Projection:
         return self if len(self.y) == 1 else Projection(self.operator, self.y[start:stop])
 
 
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """Several projections as one edit, one after the other: all are met where their operators see different things, else the last one is."""
+
+    parts: tuple[Projection, ...]
+    kind: ClassVar[str] = "data"
+
+    def __call__(self, data: Float[Tensor, "batch *event"], x: Tensor, t: Any) -> Float[Tensor, "batch *event"]:
+        for part in self.parts:
+            data = part(data, x, t)
+        return data
+
+    def rows(self, start: int, stop: int) -> Projections:
+        """Those of samples start .. stop - 1 alone."""
+        return Projections(tuple(part.rows(start, stop) for part in self.parts))
+
+
 def project(operator: LinearOperator, y: Float[Tensor, "rows *measurement"]) -> Projection:
     """An edit that makes every data prediction measure y (rows, *measurement): inpainting, super-resolution, colourisation.
 
@@ -51,7 +68,7 @@ def project(operator: LinearOperator, y: Float[Tensor, "rows *measurement"]) -> 
     >>> import torch
     >>> from rheos.guidance.operators import Pool
     >>> edit = project(Pool(2), torch.tensor([[[[1.0]]]]))
-    >>> edit(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), None, 0.5)
+    >>> edit(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), torch.zeros(1, 1, 2, 2), 0.5)
     tensor([[[[-0.5000,  0.5000],
               [ 1.5000,  2.5000]]]])
     """

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Float
 from torch import Tensor
 
 from rheos.core import Draws, Example, Watcher, checks, evolve, raising_interrupts
@@ -124,8 +124,8 @@ class Found(NamedTuple):
     """x (problems, *event) with their scores (problems,), and what they cost.
 
     start: the starts that x came from, or None for a search over paths. trace: (field calls a problem so far, best scores then), one a round.
-    nfe: field calls a problem. verified: candidates, and so verifier evaluations, a problem. held_out: the scores of x by a verifier that did not choose, where one
-    was given: where they lag behind, the search has learnt to please its verifier.
+    nfe: field calls a problem. verified: candidates, and so verifier evaluations, a problem. held_out: the scores of x by a verifier that did
+    not choose, where one was given: where they lag behind, the search has learnt to please its verifier.
     """
 
     x: Tensor

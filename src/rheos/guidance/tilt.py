@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rheos.core import checks
 from rheos.nets import without_condition
-from rheos.paths import Coefficients, Field, Prediction
+from rheos.paths import Coefficients, Field
 
 __all__ = ["Reward", "Tilted", "Weighed", "tilt"]
 
@@ -153,6 +153,7 @@ def tilt(fields: Sequence[Term], exponents: Sequence[float], *, reward: Reward |
     ValueError for fields on different paths, two-sided ones, noise that is not Gaussian, or coefficients that differ by coordinate: these
     have no common score, or none at all.
 
+    >>> from rheos.paths import Path
     >>> field = Field(lambda x, t, cond: x, Path.linear(), predicts="noise")
     >>> annealed = tilt([field], [3.0])                                                           # q^3
     >>> guided = tilt([(field, None), field], [1 - 2.0, 2.0])                                     # q_u^-1 q_c^2

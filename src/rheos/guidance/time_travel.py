@@ -7,7 +7,6 @@ walks with a hook each.
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,7 +188,7 @@ class TimeTravel:
         x = torch.tensor([[1.0, -0.5], [-2.0, 0.3], [0.1, 2.2]], dtype=torch.float64)
         walk = travelled(Times.uniform(Path.linear(), 6), 3, start=0.2, stop=0.8)
         measured, y = Dense(torch.tensor([[2.0, -1.0]], dtype=torch.float64), (2,)), torch.tensor([[1.5], [-0.5], [3.0]], dtype=torch.float64)
-        nudge = Nudge(Misfit(((measured, y, 1.0),)), scale=0.5, through="network", units="rms", start=0.1, stop=0.9)
+        nudge = Nudge(Misfit(((measured, y, 1.0),)), scale=0.5, through="network", units="sigma", start=0.1, stop=0.9)
         linear = ExactField(Path.linear(), point)
         bound, steered = (cls(ExactField(Path.linear(), broad), walk, eta=1.0, edit=project(measured, y), seed=5, nudge=n) for n in (None, nudge))
         vp = cls(ExactField(Path.vp(), broad), tuple(travelled(Times.uniform(Path.vp(), 6), 2)), eta=0.4, seed=2)

@@ -43,8 +43,8 @@ def betas(config: Mapping[str, Any]) -> Tensor:
         "linear": lambda: even(low, high), "scaled_linear": lambda: even(low**0.5, high**0.5) ** 2,
         "squaredcos_cap_v2": lambda: (1 - cosine(k + 1) / cosine(k)).clamp(max=0.999), "sigmoid": lambda: torch.sigmoid(even(-6.0, 6.0)) * (high - low) + low,
     }
-    given = config.get("trained_betas")
-    found = torch.as_tensor(given, dtype=torch.float64) if given is not None else known[checks.one_of("beta_schedule", config.get("beta_schedule", "linear"), known)]()
+    given, name = config.get("trained_betas"), config.get("beta_schedule", "linear")
+    found = torch.as_tensor(given, dtype=torch.float64) if given is not None else known[checks.one_of("beta_schedule", name, known)]()
     if config.get("rescale_betas_zero_snr"):
         # Lin et al., 2023, arXiv:2305.08891: alpha is moved and scaled so that it begins where it did and ends at nothing.
         alpha = torch.log1p(-found).cumsum(0).mul(0.5).exp()
@@ -66,7 +66,7 @@ class _Network(nn.Module):
         super().__init__()
         self.inner, self.cond, self.uncond, self.guidance, self.whole_steps = inner, dict(cond or {}), dict(uncond or {}), guidance, whole_steps
         self.flow = prediction_type(config) == "flow_prediction"
-        self.steps = int(config.get("num_train_timesteps", 1000))
+        self.steps = int(config.get("num_train_timesteps", 1000)) if self.flow else len(betas(config))
         self.learned = config.get("variance_type") in LEARNED
         # Transformers of diffusers call their first argument hidden_states, U-Nets sample.
         self.first = next(iter(inspect.signature(inner.forward).parameters))

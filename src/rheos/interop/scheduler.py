@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -29,6 +29,8 @@ from diffusers.utils.torch_utils import randn_tensor  # noqa: E402
 __all__ = ["RheosScheduler", "rule_of"]
 
 SPACINGS = ("rule", "linspace", "leading", "trailing")
+# What a config says of the network; the rest of it is of how to sample.
+NETWORK = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "rescale_betas_zero_snr", "variance_type")
 
 
 def rule_of(name: str, arguments: Mapping[str, Any] | None = None) -> Rule:
@@ -85,7 +87,8 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     table: in place of a rule, the JSON description of a `Table` (a dict, or the text of its file): the steps it was made for, and no others.
     timestep_spacing: "rule" for the rule's own times, at the nearest steps of the network, or "linspace", "leading", "trailing" (which are
         one for flows) as diffusers' multistep schedulers space them; steps_offset is added to "leading". shift: of a flow's times.
-    final_sigmas_type: "sigma_min" ends at the network's last step, "zero" reads the data off the last call, which leaves no noise.
+    final_sigmas_type: "zero" reads the data off the last call, which leaves no noise, "sigma_min" ends at the network's last step, as rules
+        of several calls a step and tables always do.
     clip_sample, clip_sample_range: whether data predictions are kept within +-range.
 
     A rule that calls the network several times a step (`order` tells how often) has that many timesteps a step. Stochastic rules draw from
@@ -110,7 +113,7 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         table: Any = None,
         timestep_spacing: str = "rule",
         steps_offset: int = 0,
-        final_sigmas_type: str = "sigma_min",
+        final_sigmas_type: str = "zero",
         rescale_betas_zero_snr: bool = False,
         shift: float = 1.0,
         use_dynamic_shifting: bool = False,
@@ -135,20 +138,23 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"table and rule exclude each other, got both a table and rule = {rule!r}")
         else:
             self.rule, self.kept = None, _read(table)
+            if self.kept.before:
+                raise ValueError("a table that must be begun with earlier points cannot be run by a scheduler")
             if self.kept.times.path != self.path:
                 raise ValueError(f"the table was made for the path {self.kept.times.path.schedule}, this scheduler has {self.path.schedule}")
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps).flip(0)
-        self._run: Multistep | None = None
+        self._asked: list[float] = []
         self._begin_index: int | None = None
+        self._state: MultistepState | None = None
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """A scheduler from another one's config, `pipe.scheduler.config`; keyword arguments go before it."""
         if isinstance(config, Mapping):
-            kwargs.setdefault("prediction_type", prediction_type({**config, **kwargs} if "shift" in config else {**config}))
-            if "shift" in config and config.get("_class_name") == cls.__name__:
-                kwargs["prediction_type"] = kwargs.get("prediction_type")
+            # diffusers drops what another class had by default and has its own defaults stand in: here the network must stay what it is.
+            told = {"prediction_type": prediction_type(config), **{key: config[key] for key in NETWORK if key in config}}
+            kwargs = {**told, **kwargs}
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     def __len__(self) -> int:
@@ -180,7 +186,7 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         sigmas (of a flow: sigma; else sigma / alpha) or timesteps, falling, in place of a number. mu: exp(mu) takes the place of `shift`.
         """
         shift = self.config.shift if mu is None else math.exp(mu)
-        if sum(v is not None for v in (sigmas, timesteps)) + (num_inference_steps is not None and sigmas is None and timesteps is None) != 1:
+        if sigmas is not None and timesteps is not None or num_inference_steps is None and sigmas is None and timesteps is None:
             raise ValueError("set_timesteps needs a number of steps, or sigmas, or timesteps")
         if self.kept is not None:
             steps = self.kept.nfe if num_inference_steps is None else num_inference_steps
@@ -190,18 +196,15 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         else:
             self._times = self._spaced(num_inference_steps, sigmas, timesteps, shift)
             table = self._planned(self._times)
-        asked = self._network_time(table.times.t)
+        asked, sigma, alpha = self.last * (1 - table.times.t), table.times.sigma, table.times.alpha
         whole = not self.flow and bool((asked - asked.round()).abs().max() < 1e-6)
         self._asked, self._table = asked[:-1].tolist(), table
         self.timesteps = (asked[:-1].round().long() if whole else asked[:-1].float()).to(device)
-        end = torch.tensor([0.0 if self._to_zero(table) else float(table.times.sigma[-1] / table.times.alpha[-1])], dtype=torch.float64)
-        self.sigmas = torch.cat([(table.times.sigma if self.flow else table.times.sigma / table.times.alpha)[:-1], end]).float()
+        self.sigmas = (sigma if self.flow else sigma / alpha).float()
+        if self._to_zero(table):
+            self.sigmas[-1] = 0.0
         self.num_inference_steps = len(self._asked) if num_inference_steps is None else num_inference_steps
-        self._begin_index, self._run, self._state = None, None, None
-
-    _asked: Sequence[float] = ()
-    _state: MultistepState | None = None
-    _first = 0
+        self._begin_index = self._state = None
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample as it is: x is kept in the scale that the network sees."""
@@ -234,7 +237,8 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     def _begin(self, now: float) -> None:
         """Begin a run at `begin_index`, or at the timestep `now`."""
         found = (self.timesteps == now).nonzero().flatten().tolist()
-        self._first = self._begin_index if self._begin_index is not None else found[0] if found else -1
+        # Where a rule asks twice at one time, the end of one step and the beginning of the next, a run begins with the latter.
+        self._first = self._begin_index if self._begin_index is not None else found[-1] if found else -1
         if not 0 <= self._first < len(self._asked) or self.timesteps[self._first].item() != now:
             raise ValueError(f"timestep must be one of those that set_timesteps planned, where the run begins, got {now:g}")
         table = self._table if self._first == 0 else self._rest(self._first)
@@ -262,23 +266,18 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     def _planned(self, times: Times) -> Table:
         table = self.rule.plan(times)
         if self._to_zero(table):
-            rows = [*table.predict[:-1], _last_row(table)]
-            table = replace(table, predict=tuple(rows))
+            table = replace(table, predict=(*table.predict[:-1], _last_row(table)))
         return table
 
     def _to_zero(self, table: Table) -> bool:
-        return self.kept is None and self.config.final_sigmas_type == "zero" and float(table.times.sigma[-1]) > 0
-
-    def _network_time(self, t: Tensor) -> Tensor:
-        """The network's time (float64) of rheos' own."""
-        return self.last * (1 - t)
+        return self.kept is None and self.order == 1 and self.config.final_sigmas_type == "zero" and float(table.times.sigma[-1]) > 0
 
     def _spaced(self, steps: int | None, sigmas: Any, timesteps: Any, shift: float) -> Times:
         shifted = lambda sigma: shift * sigma / (1 + (shift - 1) * sigma)
         if sigmas is not None:
             given = torch.as_tensor(sigmas, dtype=torch.float64).flatten()
             given = given[:-1] if len(given) > 1 and float(given[-1]) == 0 else given
-            asked = self.last * (shifted(given) if self.flow else 1 - self.path.time_at(-given.log()))
+            asked = self.last * shifted(given) if self.flow else self.last * (1 - self.path.time_at(-given.log()))
         elif timesteps is not None:
             asked = torch.as_tensor(timesteps, dtype=torch.float64).flatten()
         else:
@@ -286,7 +285,7 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         if sigmas is not None or timesteps is not None:
             asked = torch.cat([asked, torch.zeros(1, dtype=torch.float64)])
         if not self.flow:
-            asked = _whole(asked, self.last)
+            asked = asked.round() if timesteps is not None else _whole(asked, self.last)
         bad = not bool(torch.isfinite(asked).all()) or bool((asked.diff() >= 0).any()) or not 0 <= float(asked[-1]) <= float(asked[0]) <= self.last
         if bad:
             raise ValueError(f"timesteps must fall from at most {self.last} to above 0, got {[round(v, 3) for v in asked[:-1].tolist()]}")
@@ -298,8 +297,8 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"num_inference_steps must be at most {self.last}, got {steps}")
         spacing, count = self.config.timestep_spacing, self.config.num_train_timesteps
         if spacing == "rule":
-            t = self.rule.times(self.path, steps).t
-            return self.last * shifted(1 - t) if self.flow else self._network_time(t)
+            left = 1 - self.rule.times(self.path, steps).t
+            return self.last * (shifted(left) if self.flow else left)
         if self.flow:
             return self.last * shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
         k = torch.arange(steps, -1, -1, dtype=torch.float64)
@@ -332,7 +331,7 @@ def _last_row(table: Table) -> Row:
 
 
 def _whole(asked: Tensor, last: int) -> Tensor:
-    """The nearest whole steps, all different: falling by 1 at least, without leaving 0 .. last. NaN where there is no room."""
+    """The nearest whole steps, all different: falling by 1 at least, without leaving 0 .. last. There must be room."""
     rounded, size = asked.round(), len(asked)
     room = torch.arange(size, dtype=torch.float64)
     falling = torch.cummin(rounded + room, 0).values.clamp(max=last) - room

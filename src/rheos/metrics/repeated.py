@@ -30,7 +30,7 @@ def pass_at_k(correct: Int[Tensor, " problems"], attempts: int | Int[Tensor, " p
     (Putting c / n into 1 - (1 - p)^k instead is biased.) Cost: k a distinct pair of counts.
     ValueError for counts below 0 or above the attempts, and for a k beyond them.
 
-    >>> pass_at_k(torch.tensor([0, 1, 3]), 4, 2).tolist()                 # of the 6 pairs, 0, 3 and all hold a correct one
+    >>> pass_at_k(torch.tensor([0, 1, 3]), 4, 2).round(decimals=6).tolist()      # of the 6 pairs, 0, 3 and all hold a correct one
     [0.0, 0.5, 1.0]
     """
     k = checks.integer("k", k, least=1)
@@ -40,8 +40,8 @@ def pass_at_k(correct: Int[Tensor, " problems"], attempts: int | Int[Tensor, " p
 def coverage_at(correct: Int[Tensor, " problems"], attempts: int | Int[Tensor, " problems"], ks: Sequence[int]) -> Float64[Tensor, " ks"]:
     """`pass_at_k` for each k of `ks`, averaged over the problems, (len(ks),) float64.
 
-    >>> coverage_at(torch.tensor([0, 1, 3]), 4, [1, 2, 4]).tolist()       # (0 + 1/4 + 3/4) / 3, (0 + 1/2 + 1) / 3, (0 + 1 + 1) / 3
-    [0.3333333333333333, 0.5, 0.6666666666666666]
+    >>> coverage_at(torch.tensor([0, 1, 3]), 4, [1, 2, 4]).round(decimals=6).tolist()        # (0 + 1/4 + 3/4) / 3, (0 + 1/2 + 1) / 3, (0 + 1 + 1) / 3
+    [0.333333, 0.5, 0.666667]
     """
     if not len(ks):
         raise ValueError("ks must name at least one number of attempts, got none")
@@ -72,7 +72,7 @@ def _passes(c: Tensor, n: Tensor, most: int) -> Tensor:
     j = torch.arange(most, device=c.device, dtype=torch.float64)
     # From the step on at which fewer attempts are left than correct ones the product is 0, and log1p(-1) says so.
     missing = torch.log1p(-(pairs[:, :1].double() / (pairs[:, 1:].double() - j)).clamp(max=1.0)).cumsum(1)
-    return -torch.expm1(missing)[which]
+    return 0.0 - torch.expm1(missing)[which]        # 0 and not -0 for what was never solved
 
 
 class PowerLaw(NamedTuple):
@@ -102,7 +102,7 @@ def fit_power_law(k: Sequence[float] | Num[Tensor, " ks"], coverage: Sequence[fl
     """
     from scipy.optimize import least_squares
 
-    at, share = (np.asarray(torch.as_tensor(v, dtype=torch.float64)) for v in (k, coverage))
+    at, share = (torch.as_tensor(v, dtype=torch.float64).detach().cpu().numpy() for v in (k, coverage))
     if at.shape != share.shape or at.ndim != 1:
         raise ValueError(f"coverage must have one value a k, got {share.shape} for k {at.shape}")
     if not (at >= 1).all():
@@ -116,4 +116,4 @@ def fit_power_law(k: Sequence[float] | Num[Tensor, " ks"], coverage: Sequence[fl
     slope, height = np.polyfit(x, np.log(-y), 1)            # a straight line in log(-log c), which weighs the points otherwise, is near
     found = least_squares(lambda v: y + np.exp(v[0] - v[1] * x), [height, -slope], xtol=1e-14, ftol=1e-14, gtol=1e-14).x
     law = PowerLaw(float(found[0]), float(found[1]), 0.0)
-    return law._replace(residual=float((law.predict(at) - torch.from_numpy(share)).abs().max()))
+    return law._replace(residual=float((law.predict(torch.from_numpy(at)) - torch.from_numpy(share)).abs().max()))

@@ -6,7 +6,7 @@ arXiv:2105.05233. Pixels are folded into channels first (space to depth), which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,10 +18,22 @@ from rheos.nets.condition import Condition
 from rheos.nets.layouts import channels_first, first_event, restored
 from rheos.nets.patches import fold, unfold
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "UNetFeatures"]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 GROUP = 16      # channels normalised together
+
+
+class UNetFeatures(NamedTuple):
+    """What the first half of a `UNet` hands to the second: `bottom` (batch, channels, *grid) from the middle, `kept` from each block on the way down."""
+
+    bottom: Tensor
+    kept: tuple[Tensor, ...]
+
+    def times(self, count: int) -> UNetFeatures:
+        """The same rows `count` times over, one copy after the other."""
+        again = lambda h: h if count == 1 else torch.cat([h] * count)
+        return UNetFeatures(again(self.bottom), tuple(map(again, self.kept)))
 
 
 class UNet(nn.Module):
@@ -83,9 +95,38 @@ class UNet(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"], cond: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+        self._fits(x)
+        told = self._told(t, cond)
+        return self._decode(self._encode(x, told), x, told)
+
+    def encode(self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"], cond: Tensor | None = None) -> UNetFeatures:
+        """The first half: what the way down and the middle make of x. `decode` of it, at the same x, t and cond, is the whole network's answer."""
+        self._fits(x)
+        return self._encode(x, self._told(t, cond))
+
+    def decode(self, features: UNetFeatures, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"],
+               cond: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+        """The second half: the way up, told of t and cond, from `features` of this or of another time, which stay as they are.
+
+        It sees x only in the sum at the end, answer = decode(features, 0, t, cond) + leaning(t, cond) x.
+        """
+        self._fits(x)
+        if len(features.bottom) != len(x):
+            raise ValueError(f"features must have {len(x)} rows as x has, got {len(features.bottom)}")
+        return self._decode(features, x, self._told(t, cond))
+
+    def leaning(self, t: Float[Tensor, " batch"], cond: Tensor | None = None) -> Float[Tensor, "batch heads"]:
+        """How much of x itself each answer holds."""
+        return self.skip(self._told(t, cond))
+
+    def _fits(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.event:
             raise ValueError(f"x must have event shape {self.event}, got {tuple(x.shape[1:])}")
-        told = nn.functional.silu(self.condition(t, cond))
+
+    def _told(self, t: Tensor, cond: Tensor | None) -> Tensor:
+        return nn.functional.silu(self.condition(t, cond))
+
+    def _encode(self, x: Tensor, told: Tensor) -> UNetFeatures:
         first = channels_first(x, self.layout)
         whole = nn.functional.pad(first, [n for size in reversed(self.padding) for n in (0, size)]) if any(self.padding) else first
         h = fold(whole, self.patch)
@@ -99,7 +140,10 @@ class UNet(nn.Module):
                 kept.append(h)
             if level < len(self.lower):
                 h = self.lower[level](h)
-        h = self.middle(h, told)
+        return UNetFeatures(self.middle(h, told), tuple(kept))
+
+    def _decode(self, features: UNetFeatures, x: Tensor, told: Tensor) -> Tensor | tuple[Tensor, ...]:
+        first, h, kept = channels_first(x, self.layout), features.bottom, list(features.kept)
         for level, blocks in enumerate(self.up):
             for block in blocks:
                 h = block(torch.cat([h, kept.pop()], 1), told)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Times:
         if not _repeats:        # the evaluation points of a planned table may stand still or turn (Runge-Kutta stages)
             checks.monotone("times", self.t)
         found = [torch.as_tensor(v, dtype=torch.float64) for v in path.coefficients(self.t)]
-        size = torch.broadcast_shapes(*(v.shape for v in found), (len(self.t),) + (1,) * (max(v.ndim for v in found) - 1))
+        size = np.broadcast_shapes(*(v.shape for v in found), (len(self.t),) + (1,) * (max(v.ndim for v in found) - 1))
         self.coefficients = Coefficients(*(v.expand(size) for v in found))
 
     @classmethod

@@ -63,8 +63,9 @@ class Multistep:
         for point in before:
             checks.shape_of("before", point, x.shape)
         shape = self.table.event
-        if shape is not None and (len(shape) > x.ndim - 1 or torch.broadcast_shapes(shape, x.shape[1:]) != x.shape[1:]):
-            raise ValueError(f"the table has numbers of shape {shape}, which do not fit samples of shape {tuple(x.shape[1:])}")
+        event = x.shape[1:]
+        if shape is not None and (len(shape) > len(event) or any(own not in (1, size) for own, size in zip(shape[::-1], event[::-1], strict=False))):
+            raise ValueError(f"the table has numbers of shape {shape}, which do not fit samples of shape {tuple(event)}")
         return MultistepState(x, list(before))
 
     def step(self, state: MultistepState) -> MultistepState:

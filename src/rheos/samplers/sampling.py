@@ -18,7 +18,7 @@ from rheos.samplers.exponential import INSIDE
 from rheos.samplers.multistep import Edit, Multistep
 from rheos.samplers.tables import Rule, Table, planned
 
-__all__ = ["sample"]
+__all__ = ["cut", "evaluating", "sample", "spread"]
 
 MOST_STEPS = 100_000        # a plan is a row a step, made beforehand
 
@@ -86,7 +86,7 @@ def sample(
     if edit is not None and not callable(edit):
         raise TypeError(f"edit must be callable as edit(prediction, x, t), got {type(edit).__name__}")
     like = field.like if start is None else start
-    cond = _spread(cond, n, like.device)
+    cond = spread(cond, n, like.device)
     if guidance is not None:
         field = classifier_free(field, guidance)
     size, offset = n if batch is None else checks.integer("batch", batch, least=1), checks.integer("first", first, least=0)
@@ -100,7 +100,7 @@ def sample(
                  if start is None else start[first : first + rows])
             # Half-integrated samples are of no use to anybody: Ctrl-C raises, and a watcher that ends the run is refused.
             with raising_interrupts():
-                parts.append(_run(plan, field, x, _cut(cond, first, rows), edit, draws, offset + first, watch))
+                parts.append(_run(plan, field, x, cut(cond, first, rows), edit, draws, offset + first, watch))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -178,12 +178,12 @@ def _missing(name: str, why: str) -> Any:
     raise ValueError(f"{name} must be given: {why}")
 
 
-def _spread(cond: Any, n: int, device: torch.device) -> Any:
+def spread(cond: Any, n: int, device: torch.device) -> Any:
     """A single number for all rows becomes a tensor (n,); tensors are checked to have n rows."""
     if cond is None:
         return None
     if isinstance(cond, dict):
-        return {name: _spread(value, n, device) for name, value in cond.items()}
+        return {name: spread(value, n, device) for name, value in cond.items()}
     if isinstance(cond, bool) or not isinstance(cond, int | float | Tensor):
         raise TypeError(f"cond must be a Tensor, a dict of Tensors or one number, got {type(cond).__name__}")
     cond = torch.as_tensor(cond, device=device)
@@ -194,9 +194,10 @@ def _spread(cond: Any, n: int, device: torch.device) -> Any:
     return cond
 
 
-def _cut(cond: Any, first: int, rows: int) -> Any:
+def cut(cond: Any, first: int, rows: int) -> Any:
+    """Rows first .. first + rows - 1 of a condition."""
     if isinstance(cond, dict):
-        return {name: _cut(value, first, rows) for name, value in cond.items()}
+        return {name: cut(value, first, rows) for name, value in cond.items()}
     return None if cond is None else cond[first : first + rows]
 
 

@@ -10,17 +10,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from pathlib import Path as FilePath
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rheos.core import checks
+from rheos.core.files import load_json, save_json
 from rheos.paths import Path, Times
 
 __all__ = ["Number", "Row", "Rule", "Table", "planned", "same"]
 
 TABLE_KINDS = ("velocity", "noise", "data", "score", "drift")
+FORMAT = 1               # of files of tables
 LARGEST_RATIO = 1e3      # weights this large against their sum mean that a polynomial is extrapolated far beyond its nodes
 
 
@@ -159,7 +163,7 @@ class Table:
     def event(self) -> tuple[int, ...] | None:
         """The shape that samples must have, or broadcast to, where numbers differ by coordinate; else None."""
         shapes = [v.shape for row in (*self.predict, *self.correct) if row is not None for v in row.tensors if v.ndim]
-        return tuple(torch.broadcast_shapes(*shapes)) if shapes else None
+        return tuple(np.broadcast_shapes(*shapes)) if shapes else None
 
     @cached_property
     def differentiable(self) -> bool:
@@ -208,6 +212,21 @@ class Table:
                        tuple(map(row, content["correct"])), tuple(content["epsilon"]), dict(content["origin"]), content.get("before", 0))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a sampler table: {type(error).__name__} {error}") from None
+
+    def save(self, file: str | FilePath, **about: Any) -> FilePath:
+        """Write the table as JSON, with anything JSON-able that should be known about it; whole or not at all."""
+        return save_json(file, {"format": FORMAT, "about": about, "table": self.to_json()})
+
+    @classmethod
+    def load(cls, file: str | FilePath) -> Table:
+        """The table in a file that `save` wrote. FileNotFoundError without one; ValueError that names the file for any other content."""
+        content = load_json(file)
+        if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("table"), dict):
+            raise ValueError(f"{file} holds no sampler table of format {FORMAT}")
+        try:
+            return cls.from_json(content["table"])
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
 
     def __str__(self) -> str:
         show = lambda numbers: " ".join(f"{v.mean():+.5f} (of {v.numel()})" if isinstance(v, Tensor) and v.numel() > 1 else f"{float(v):+.5f}" for v in numbers)

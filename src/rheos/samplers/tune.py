@@ -1,0 +1,318 @@
+"""Tables made for one field: the times are searched, and the numbers of every row are fitted to where the flow really goes.
+
+Step i goes to x_{i+1} = a x_i + sum_j w_j p_{i-j}, p_0 .. p_i all predictions so far; a and w are the least-squares solution for the points of
+some starts' exact trajectories at t_{i+1}, from the points and predictions that these very steps have led to. So every step mends what
+the ones before it did wrong, no gradient goes through the network, and fitting costs what sampling costs. The family of tables is that of
+bespoke non-stationary solvers (Shaul et al., 2024, arXiv:2403.01329), which find them by gradient descent.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from rheos.core import Draws, Example, NonFinite, Watcher, checks, evolve
+from rheos.guidance import classifier_free
+from rheos.paths import LAM, QUADRATIC, RHO7, SQRT_U, Clock, Field, T, Times
+from rheos.samplers.catalogue import public_rules
+from rheos.samplers.defaults import default_rule
+from rheos.samplers.exponential import Exponential
+
+# GHVB
+from rheos.samplers.multistep import Multistep
+from rheos.samplers.ordinary import AdamsBashforth
+from rheos.samplers.sampling import cut, evaluating, sample, spread
+from rheos.samplers.tables import Row, Rule, Table
+
+__all__ = ["Reference", "TableSearch", "TableSearchState", "Tuned", "fixed_rules", "trajectory", "tune"]
+
+SPACINGS = (LAM, SQRT_U, T, QUADRATIC, RHO7)
+POWERS = (0.7, 1.0, 1.4, 1.8, 2.4, 3.0)      # of the even share of the fine steps, with which the search begins
+PARENTS = 4                                  # of the best times so far, one is changed
+REACH = 0.35                                 # of the gap between its neighbours, within which a time is moved
+RIDGE = 1e-9                                 # of the normal equations' diagonal: predictions of neighbouring times are nearly parallel
+
+
+def trajectory(field: Field, start: Float[Tensor, "rows *event"], times: Times, cond: Any = None, *, rule: Rule | None = None,
+               watch: Iterable[Watcher] = ()) -> Float[Tensor, "times rows *event"]:
+    """Where the flow carries `start`, at every one of `times`; by default by a rule of order 3, in as many steps."""
+    rule = _exact(field) if rule is None else rule
+    points = [start]
+    run = Multistep(field, rule.plan(times), cond)
+    if run.table.nfe != times.steps:
+        raise ValueError(f"rule must make one field call a step to show every point, {type(rule).__name__} makes {run.table.nfe} in {times.steps}")
+    with torch.no_grad(), evaluating(getattr(field, "net", None)):
+        evolve(run, run.init(start), times.steps, watch=[lambda step, state: points.append(state.x), *watch], donate=True)
+    return torch.stack(points)
+
+
+def _exact(field: Field) -> Rule:
+    """The default rule's kind, of order 3."""
+    rule = default_rule(field)
+    if isinstance(rule, Exponential):
+        return replace(rule, order=3, corrector=3)
+    return AdamsBashforth(3)
+
+
+def _fine(field: Field, steps: int) -> Times:
+    """About `steps` times: half of them even in t, half in the default spacing of the path's own rule."""
+    rule = _exact(field)
+    even = rule.times(field.path, (steps + 1) // 2).t
+    both = torch.cat([even, torch.linspace(float(even[0]), float(even[-1]), steps // 2 + 1, dtype=torch.float64)]).sort().values
+    apart = torch.cat([both[:1], both[1:][both.diff() > 0.1 / steps]])
+    return Times(field.path, torch.cat([apart[:-1], both[-1:]]))
+
+
+@dataclass
+class TableSearchState:
+    """Times tried so far, as places among the fine ones (tried, calls + 1), their scores (tried,), the best first; the number of tries."""
+
+    places: Int64[Tensor, "tried points"]
+    scores: Float[Tensor, " tried"]
+    step: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TableSearch:
+    """A search for the times of a fitted table; a step tries one set of them.
+
+    field: what is sampled. times: the fine times, among which the table's are chosen. points: the exact trajectories at them (times, rows,
+    *event). calls: rows of the table. fit: rows of `points` that the numbers are fitted to; the others choose between times. cond: of all rows.
+    kind: of the table's predictions. seed: of the search.
+    """
+
+    field: Field
+    times: Times
+    points: Tensor
+    calls: int
+    fit: int
+    cond: Any = None
+    kind: str = "velocity"
+    seed: int | Draws = 0
+
+    def __post_init__(self):
+        checks.integer("calls", self.calls, least=1)
+        if len(self.points) != len(self.times):
+            raise ValueError(f"points must have one entry a time, {len(self.times)}, got {len(self.points)}")
+        if self.calls > self.times.steps:
+            raise ValueError(f"calls must be at most the {self.times.steps} fine steps that are searched, got {self.calls}")
+        rows = self.points.shape[1]
+        if not 1 <= checks.integer("fit", self.fit) < rows:
+            raise ValueError(f"fit must leave some of the {rows} rows to choose by, got {self.fit}")
+
+    def init(self) -> TableSearchState:
+        """Nothing tried yet."""
+        return TableSearchState(torch.zeros((0, self.calls + 1), dtype=torch.int64), torch.zeros(0, dtype=torch.float64))
+
+    def step(self, state: TableSearchState) -> TableSearchState:
+        place = self._begun(state.step) if state.step < len(POWERS) else self._moved(state)
+        if place is None or bool((state.places == place).all(1).any()):
+            return replace(state, step=state.step + 1)
+        places, scores = torch.cat([state.places, place[None]]), torch.cat([state.scores, torch.tensor([self.score(place)], dtype=torch.float64)])
+        order = scores.argsort(stable=True)
+        return TableSearchState(places[order], scores[order], state.step + 1)
+
+    def score(self, place: Tensor) -> float:
+        """The median over the choosing rows of each one's root mean square distance to its exact end; infinite for tables that blow up."""
+        try:
+            found = float(self.distances(self.fitted(place)[1])[self.fit :].median())
+        except (NonFinite, ValueError):
+            return math.inf
+        return found if math.isfinite(found) else math.inf
+
+    def distances(self, x: Tensor) -> Float[Tensor, " rows"]:
+        """Each row's root mean square distance to its exact end."""
+        return (x - self.points[-1]).flatten(1).double().square().mean(1).sqrt()
+
+    def fitted(self, place: Tensor) -> tuple[Table, Tensor]:
+        """The table on these times, its numbers fitted to the first `fit` rows, and where it carries all rows."""
+        times, rows = Times(self.field.path, self.times.t[place]), []
+        x, predictions = self.points[0], []
+        for i in range(self.calls):
+            answer = self.field(x, float(times.t[i]), self.cond, at=times.each[i])
+            predictions.insert(0, answer.of(self.kind))
+            seen = [x, *predictions]
+            numbers = _least_squares([v[: self.fit] for v in seen], self.points[place[i + 1], : self.fit])
+            rows.append(Row((numbers[0],), tuple(numbers[1:])))
+            x = sum((value * number for value, number in zip(seen[1:], numbers[1:], strict=True)), x * numbers[0])
+        return Table(times, self.kind, tuple(rows), origin={"rule": "tuned", "calls": self.calls}), x
+
+    def _begun(self, number: int) -> Tensor | None:
+        last, share = self.times.steps, torch.linspace(0, 1, self.calls + 1, dtype=torch.float64)
+        place = (last * share ** POWERS[number]).round().long()
+        for i in range(1, self.calls + 1):        # steps too short for the fine times are moved on
+            place[i] = max(int(place[i]), int(place[i - 1]) + 1)
+        return place if int(place[-1]) == last else None
+
+    def _moved(self, state: TableSearchState) -> Tensor | None:
+        """One of the best times with up to half of the inner ones moved."""
+        if self.calls == 1 or not len(state.places):
+            return None
+        u = Draws.of(self.seed).uniform("table search", state.step, (self.calls + 1, 2), dtype=torch.float64)
+        place = state.places[int(u[0, 0] * min(PARENTS, len(state.places)))].clone()
+        count = 1 + int(u[0, 1] * max(1, self.calls // 2))
+        for i in (u[1:-1, 0].argsort()[:count] + 1 if self.calls > 2 else torch.tensor([1])).tolist():
+            reach = max(1, round(REACH * int(place[i + 1] - place[i - 1])))
+            place[i] += int(u[i, 1] * (2 * reach + 1)) - reach
+        inner = place[1:-1].clamp(1, self.times.steps - 1).unique()
+        return None if len(inner) != self.calls - 1 else torch.cat([place[:1], inner, place[-1:]])
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        from rheos.data import GaussianMixture
+        from rheos.paths import ExactField, Path
+
+        target = GaussianMixture(torch.tensor([0.3, 0.7]).double(), torch.tensor([[-1.0, 0.5], [1.5, 2.0]]).double(), torch.tensor([0.2, 0.5]).double())
+        exact = ExactField(Path.vp(), target)
+        times = _fine(exact, 24)
+        start = exact.path.prior((12, 2), seed=1, dtype=torch.float64)
+        search = cls(exact, times, trajectory(exact, start, times), 3, 8)
+        return [Example(search, search.init(), 9, None)]
+
+
+def _least_squares(seen: list[Tensor], wanted: Tensor) -> list[float]:
+    """The numbers whose sum of `seen` comes nearest to `wanted`."""
+    columns = torch.stack([v.flatten().double() for v in seen])
+    square = columns @ columns.T
+    square += RIDGE * torch.diag(square.diagonal() + 1e-6 * square.diagonal().mean())       # the latter for predictions that are all 0
+    # By elimination: LAPACK's least squares of torch differ in the last digits from call to call.
+    return torch.linalg.solve(square, columns @ wanted.flatten().double()).tolist()
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A table made for a field, and how it compares on starts that it was neither fitted to nor chosen by.
+
+    table: the best found. error: the median over those starts of each one's root mean square distance to its exact end, in the network's units.
+    name: what it is, "fitted" or the fixed rule that stayed ahead. rule, rule_error: the best fixed rule at as many calls, and its error. fitted_error:
+    of the fitted table. reference_error: that of the reference. tried: sets of times.
+    """
+
+    table: Table
+    error: float
+    name: str
+    rule: str
+    rule_error: float
+    fitted_error: float
+    reference_error: float
+    tried: int
+
+    @property
+    def gain(self) -> float:
+        """How many times smaller the error is than that of the best fixed rule."""
+        return self.rule_error / max(self.error, 1e-300)
+
+
+def fixed_rules(field: Field, calls: int) -> dict[str, Table]:
+    """Every deterministic rule here that makes `calls` calls on the field's path, in the spacings that it can be planned in, by name."""
+    found: dict[str, Table] = {"default": default_rule(field).plan(default_rule(field).times(field.path, calls))}
+    found = {name: table for name, table in found.items() if table.nfe == calls}
+    rules: dict[str, Rule] = {_short(rule): rule for rule in public_rules()}
+    for name, rule in rules.items():
+        left = calls - getattr(rule, "extra_calls", 0)
+        if left < rule.calls_per_step or left % rule.calls_per_step or getattr(rule, "begins_elsewhere", False):
+            continue
+        for spacing in SPACINGS:
+            try:
+                steps = left // rule.calls_per_step
+                own = rule.times(field.path, steps)
+                times = Times.uniform(field.path, steps, spacing, start=float(own.t[0]), end=float(own.t[-1]))
+                table = rule.plan(times)
+            except ValueError:
+                continue
+            if not table.stochastic and table.nfe == calls:
+                found[f"{name}, even in {spacing.name}"] = table
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Where the flow of a field carries some starts, as exactly as is needed to judge solvers.
+
+    times: about `fine` of them. points: (times, rows, *event). cond: of all rows. error: of the ends, the median over rows of the root mean square
+    difference to half as many steps.
+    """
+
+    field: Field
+    times: Times
+    points: Tensor
+    cond: Any
+    error: float
+
+    @classmethod
+    def of(cls, field: Field, start: Float[Tensor, "rows *event"], *, cond: Any = None, guidance: float | None = None, fine: int = 120,
+           watch: Iterable[Watcher] = ()) -> Reference:
+        """The reference from `start`, with the condition and the guidance that will be sampled with."""
+        fine = checks.integer("fine", fine, least=8)
+        checks.finite("start", checks.tensor("start", start, floating=True))
+        cond = spread(cond, len(start), start.device)
+        if guidance is not None:
+            field = classifier_free(field, guidance)
+        times = _fine(field, fine)
+        points = trajectory(field, start, times, cond, watch=watch)
+        half = torch.cat([times.t[:-1:2], times.t[-1:]])
+        coarse = trajectory(field, start, Times(field.path, half), cond, watch=watch)
+        return cls(field, times, points, cond, _median(coarse[-1], points[-1]))
+
+    def __post_init__(self):
+        if not bool(torch.isfinite(self.points[-1]).all()):
+            raise ValueError("the reference is not finite: the field or its condition leads out of the finite numbers")
+
+    def error_of(self, table: Table, rows: slice) -> float:
+        """The median over these rows of each one's root mean square distance to its exact end; infinite where the table blows up or cannot be run."""
+        try:
+            x = sample(self.field, start=self.points[0][rows], rule=table, cond=cut(self.cond, rows.start, rows.stop - rows.start))
+        except (NonFinite, ValueError):
+            return math.inf
+        return _median(x, self.points[-1][rows])
+
+
+def _median(x: Tensor, y: Tensor) -> float:
+    return float((x - y).flatten(1).double().square().mean(1).sqrt().median())
+
+
+def _short(rule: Rule) -> str:
+    """The rule's class and those of its settings that are not the class's own; the spacing is told apart."""
+    told = lambda value: value.name if isinstance(value, Clock) else str(value)
+    changed = [f"{f.name}={told(getattr(rule, f.name))}" for f in fields(rule) if f.name != "spacing" and getattr(rule, f.name) != f.default]
+    return f"{type(rule).__name__}({', '.join(changed)})"
+
+
+def tune(reference: Reference, calls: int, *, trials: int = 100, rules: Mapping[str, Table] | None = None, seed: int | Draws = 0,
+         watch: Iterable[Watcher] = ()) -> Tuned:
+    """The table of `calls` field calls that carries samples of a field closest to where its flow leads, by its `Reference`.
+
+    reference: of at least 8 starts: the first half is fitted to, the next quarter chooses the times, the last is judged on. Small events need more:
+    a table has some calls^2 / 2 numbers. trials: sets of times tried, each at about the cost of sampling three quarters of the starts. rules: tables
+    to compare with, by default `fixed_rules`. watch: of the search.
+
+    ValueError for fewer starts and for calls beyond the reference's steps.
+    """
+    calls, trials, rows = checks.integer("calls", calls, least=1), checks.integer("trials", trials, least=1), reference.points.shape[1]
+    if rows < 8:
+        raise ValueError(f"reference must hold at least 8 starts, half of them to fit to, got {rows}")
+    if calls > reference.times.steps:
+        raise ValueError(f"calls must be at most the {reference.times.steps} steps of the reference, got {calls}")
+    seen, field = rows * 3 // 4, reference.field
+    chosen, judged = slice(rows // 2, seen), slice(seen, rows)
+    search = TableSearch(field, reference.times, reference.points[:, :seen], calls, rows // 2, cut(reference.cond, 0, seen), seed=seed)
+    with torch.no_grad(), evaluating(getattr(field, "net", None)):
+        state = evolve(search, search.init(), trials, watch=watch, donate=True)
+        if not len(state.scores) or not math.isfinite(float(state.scores[0])):
+            raise ValueError(f"no table of {calls} calls could be fitted to these starts; give more of them, or more trials")
+        table = search.fitted(state.places[0])[0]
+    given = fixed_rules(field, calls) if rules is None else dict(rules)
+    errors = {name: reference.error_of(one, chosen) for name, one in given.items()}
+    best = min(errors, key=errors.get) if errors else ""
+    ahead = float(state.scores[0]) <= errors.get(best, math.inf)
+    fitted_error = reference.error_of(table, judged)
+    rule_error = reference.error_of(given[best], judged) if errors else math.inf
+    table = table if ahead else given[best]
+    scale = getattr(field, "scale", None)
+    return Tuned(replace(table, origin={**table.origin, "calls": calls, "guidance": scale}), fitted_error if ahead else rule_error,
+                 "fitted" if ahead else best, best, rule_error, fitted_error, reference.error, len(state.scores))

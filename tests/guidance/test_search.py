@@ -255,6 +255,14 @@ def test_solve_stops_at_the_first_right_answer(seed):
     assert GUESS.solve(99, 33, batch=10) == (None, 33)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 14, 100])
+def test_the_attempts_until_the_first_right_one_are_counted(batch):
+    """A solver that counts upwards finds 13 at its 14th attempt, whatever the batches."""
+    numbers = iter(range(1000))
+    counting = RepeatedSampling(lambda goal, n, draws: torch.tensor([next(numbers) for _ in range(n)]), GUESS.verifier)
+    assert counting.solve(13, 200, batch=batch) == (13, 14)
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: GUESS.attempts([3], 0), "n must be at least 1, got 0"),
     (lambda: GUESS.attempts([], 5), "problems must hold at least one"),

@@ -249,9 +249,9 @@ def test_steered_meets_several_conditions_and_functions_of_the_data():
 
 def test_steered_is_the_engine_with_the_papers_settings():
     field, y = ExactField(Path.vp(), TIED), torch.tensor([[1.2]], dtype=F64)
-    ours = steered(field, [(SEEN, y, 1.0)], scale=0.2, loops=3, exact=False, through="data").sample(4, steps=10, seed=5)
+    ours = steered(field, [(SEEN, y, 1.0)], scale=0.2, loops=3, exact=False, through="data").sample(4, steps=30, seed=5)
     nudge = Nudge(Misfit(((SEEN, y, 1.0),)), 0.2, units="sigma", stop=0.95, least_alpha=0.02)
-    walk = travelled(Times.uniform(Path.vp(), 10), 3, start=0.2, stop=0.8)
+    walk = travelled(Times.uniform(Path.vp(), 30), 3, start=0.2, stop=0.8)
     assert torch.equal(ours, travel(field, 4, times=walk, eta=1.0, nudge=nudge, seed=5))
 
 

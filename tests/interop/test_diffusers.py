@@ -272,15 +272,24 @@ def test_a_second_run_knows_nothing_of_the_first(unet):
         torch.testing.assert_close(x.clamp(-1, 1), first, rtol=0, atol=1e-6)
 
 
-def test_a_table_takes_the_place_of_a_rule(unet):
+def test_a_table_takes_the_place_of_a_rule(unet, tmp_path):
     scheduler = RheosScheduler(rule="UniPC", final_sigmas_type="sigma_min")
     expected, _ = images(pipeline(unet, scheduler), steps=8)
     table = UniPC(3).plan(times_of(scheduler, scheduler.path))
-    for kept in (table.to_json(), json.dumps(table.to_json())):
+    for kept in (table.to_json(), json.dumps(table.to_json()), table.save(tmp_path / "table.json", note="tuned").read_text()):
         other = RheosScheduler.from_config(scheduler.config, table=kept, rule=None)
         torch.testing.assert_close(images(pipeline(unet, other), steps=8)[0], expected, rtol=0, atol=1e-6)
     changed = table.edited(3, w=tuple(1.1 * w for w in table.predict[3].w))
     assert not torch.allclose(images(pipeline(unet, RheosScheduler(table=changed.to_json())), steps=8)[0], expected, atol=1e-3)
+
+
+def test_a_table_with_times_of_its_own_runs_a_flow():
+    """As `rheos tune` makes them: times between the network's steps, which a flow is asked at as they are."""
+    exact, start = ExactField(Path.linear(), skewed()), Draws(0).rows("x", 0, (8, 2), dtype=F64)
+    table = Exponential(2, "data", rheos.paths.U, corrector=2).plan(Times(Path.linear(), [0.0, 0.1234, 0.4, 0.77, 1.0]))
+    scheduler = RheosScheduler(prediction_type="flow_prediction", table=table.to_json())
+    got = run(scheduler, lambda x, t: -exact(x, 1 - float(t) / 1000).velocity, start, 4)
+    torch.testing.assert_close(got, rheos.sample(exact, start=start, rule=table), rtol=0, atol=1e-5)      # timesteps are float32
 
 
 def test_half_precision_is_kept_and_summed_in_single():
@@ -397,6 +406,8 @@ X = torch.ones(2, 2)
 TABLE = DDIM().plan(Times.uniform(RheosScheduler().path, 6, LAM)).to_json()
 LONG = UniPC(3).plan(Times.uniform(RheosScheduler().path, 6, LAM)).to_json()
 
+WIDE = DDIM().plan(Times.uniform(RheosScheduler().path, 6, LAM)).edited(2, c=torch.tensor([0.1, 0.2, 0.3])).to_json()
+
 
 def begun_at(scheduler, index):
     scheduler.set_timesteps(len(scheduler.timesteps) if scheduler.kept is None else 6)
@@ -432,6 +443,7 @@ def begun_at(scheduler, index):
     (lambda: RheosScheduler(table=TABLE, beta_end=0.03), "the table was made for the path Betas.*, this scheduler has Betas"),
     (lambda: RheosScheduler(table=TABLE).set_timesteps(5), "the table has 6 rows: ask for num_inference_steps = 6"),
     (lambda: RheosScheduler(table=TABLE).set_timesteps(sigmas=[1.0]), "the table has 6 rows"),
+    (lambda: begun_at(RheosScheduler(table=WIDE), 0), r"the table has numbers of shape \(3,\), which do not fit samples of shape \(2,\)"),
     (lambda: begun_at(RheosScheduler(table=LONG), 3), "row 0 of the table reaches further back"),
     (lambda: (s := RheosScheduler(rule="RungeKutta"), s.set_timesteps(4), s.set_begin_index(3), s.step(X, s.timesteps[3], X)), "cannot begin at timestep number 3, in the middle of a step"),
     (lambda: from_diffusers(Net(None), {"sigma_data": 0.5}), "sigma_data is of a network behind EDM's scalings"),

@@ -130,7 +130,7 @@ def test_prior_noise_is_added_to_every_point_of_the_second_half(rule):
     got = sample(watched, start=start, rule=prior_noise(plan, strength, 0.5))
     seen, asked = asked, []
     # The loop: the point that the field is asked at is that of the plain rows plus the noise; a mended point was predicted with it too.
-    points, predictions, x, before = [], [], start, None
+    points, predictions, x = [], [], start
     for i, (row, t) in enumerate(zip(plan.predict, times.t.tolist(), strict=False)):
         extra = strength * start if i and t > 0.5 else 0.0
         x = x + extra

@@ -78,36 +78,35 @@ def test_heavy_ball_is_the_papers_filter_of_the_direction(beta, nesterov):
     torch.testing.assert_close(sample(FIELD, start=START, rule=rule, times=UNEVEN), bar * alpha[-1], rtol=1e-10, atol=1e-10)
 
 
-def by_memory(table, beta, field, x):
+def by_memory(table, beta, nesterov, field, x):
     """Heavy ball with its velocity kept in a variable, around any table of one point a row: predictor and corrector filter their own directions.
 
     points[k] is what number k was after its correction; v[k] the velocity of the step that led there.
     """
     points, told, v = [x], [], {}
+
+    def moved(row, base, end):
+        direction = dot(row.w, told[: len(row.w)]) / sum(row.w)
+        v[end] = direction if base not in v else (1 - beta) * v[base] + beta * direction
+        return sum(row.w) * ((1 - beta) * v[end] + beta * direction if nesterov else v[end])
+
     for i, row in enumerate(table.predict):
         told.insert(0, field(x, float(table.times.t[i]), at=table.times.each[i]).of(table.kind))
-        if i and table.correct[i - 1] is not None:
-            before = table.correct[i - 1]
-            v[i] = fresh(before, told, v.get(i - 1), beta)
-            points[i] = x = before.a[0] * points[i - 1] + sum(before.w) * v[i]
+        before = table.correct[i - 1] if i else None
+        if before is not None:
+            points[i] = x = before.a[0] * points[i - 1] + moved(before, i - 1, i)
         lag = max(range(len(row.a)), key=lambda j: abs(row.a[j]))
-        v[i + 1] = fresh(row, told, v.get(i - lag), beta)
-        x = row.a[lag] * points[i - lag] + sum(row.w) * v[i + 1]
+        x = row.a[lag] * points[i - lag] + moved(row, i - lag, i + 1)
         points.append(x)
     return x
 
 
-def fresh(row, told, old, beta):
-    direction = dot(row.w, told[: len(row.w)]) / sum(row.w)
-    return direction if old is None else (1 - beta) * old + beta * direction
-
-
 @pytest.mark.parametrize("rule", [PLMS(), DPMSolverPP(2), DPMSolverPP(3, lower_at_end=False), UniPC(2), UniPC(3), DEIS(3), AdamsBashforth(3),
                                   Exponential(2, "score", LAM)], ids=lambda r: f"{type(r).__name__}{r.order}{getattr(r, 'kind', '')}")
-@pytest.mark.parametrize("beta", [0.9, 0.4])
-def test_heavy_ball_filters_directions_of_any_kind_and_of_correctors(rule, beta):
-    truth = by_memory(rule.plan(UNEVEN), beta, FIELD, START)
-    found = sample(FIELD, start=START, rule=HeavyBall(rule, beta), times=UNEVEN)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_heavy_ball_filters_directions_of_any_kind_and_of_correctors(rule, nesterov):
+    truth = by_memory(rule.plan(UNEVEN), 0.4, nesterov, FIELD, START)
+    found = sample(FIELD, start=START, rule=HeavyBall(rule, 0.4, nesterov), times=UNEVEN)
     torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-9)
     assert float((found - sample(FIELD, start=START, rule=rule, times=UNEVEN)).abs().max()) > 1e-3
 

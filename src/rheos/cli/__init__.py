@@ -16,6 +16,7 @@ __all__ = ["build", "main"]
 # The main job: commands that live in `rheos.cli.generative` under these names, in the order of the help.
 GENERATIVE = ("demo", "train", "sample", "report")
 TUNING = ("tune",)
+RESTORING = ("restore",)
 SHARING = ("show", "push", "pull")
 
 
@@ -29,7 +30,7 @@ def build() -> typer.Typer:
     app = typer.Typer(name="rheos", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     app.callback(help="Generative flows of your data, and papers whose claims are measured again.", epilog="Example: rheos demo")(_root)
     if importlib.util.find_spec("rheos.cli.generative") is not None:
-        for module, names in (("generative", GENERATIVE), ("tuning", TUNING), ("sharing", SHARING)):
+        for module, names in (("generative", GENERATIVE), ("tuning", TUNING), ("restoring", RESTORING), ("sharing", SHARING)):
             room = importlib.import_module(f"rheos.cli.{module}")
             for name in names:
                 app.command(name)(getattr(room, name))

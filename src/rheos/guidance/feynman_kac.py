@@ -12,18 +12,18 @@ Ours: exponents and rewards in one formula, any level of noise, a step that is e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Inexact, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from rheos.core import Draws, Example, NonFinite, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance.tilt import Tilted, Weighed, tilt
 from rheos.paths import RHO7, SQRT_U, Path, Times
+from rheos.paths.asking import evaluating, spread
 
 __all__ = ["FeynmanKac", "FeynmanKacState", "Weighing", "effective_size", "sample_tilted", "systematic"]
 
@@ -98,7 +98,8 @@ class FeynmanKac:
     final: whether the end is resampled. Without it the particles mean something only together with `log_weights`.
     noise: k above: 1 is the paper's. More of it mixes better, so that weights differ less, and needs shorter steps.
     clamp: None, or the largest size of a step's log weight about the group's mean (2 in the paper's images): less uneven weights, biased.
-    window: the times between which weights are gathered; outside, particles are only moved. None: all. Biased likewise.
+    window: the times between which weights are gathered; outside, particles are only moved. None: all. What is left out biases; but where little noise is
+        left the true rates fall as c^2, while those of a trained network are its errors' and do not: end there, as (0, 0.95) on the linear path.
     seed: of noise and resampling; first: number of the first group, so that groups run apart draw as they do together.
 
     The error of a step grows with sum a_j (1 + noise) times its length in lam, and makes the samples too narrow: where that product is not well below 1,
@@ -182,7 +183,7 @@ class FeynmanKac:
             raise ValueError(f"the plan has {times.steps} steps, and the particles have done them all")
         at, following, t = times.each[k], times.each[k + 1], float(times.t[k])
         x = state.x
-        told = self.tilted.weighed(x, t, _spread(self.cond, n, x.device), at=at)
+        told = self.tilted.weighed(x, t, spread(self.cond, n, x.device), at=at)
         (rate, value), data = self._rate(x, t, told, at), self._data(x, t, told, at)
         grown = state.log_weights
         if k:
@@ -326,15 +327,6 @@ def _decay_and_spread(total: float, level: float, h: float) -> tuple[float, floa
     return math.exp(-2 * m * h), math.sqrt(level * (2 * h if abs(pace) * h < 1e-12 else -2 * math.expm1(-pace * h) / pace))
 
 
-def _spread(cond: Any, n: int, device: torch.device) -> Any:
-    """One number for all rows becomes (n,)."""
-    if isinstance(cond, dict):
-        return {name: _spread(value, n, device) for name, value in cond.items()}
-    if cond is None or isinstance(cond, Tensor) and cond.ndim:
-        return cond
-    return torch.as_tensor(cond, device=device).expand(n)
-
-
 def _check_shared(cond: Any, n: int, groups: int) -> None:
     """ValueError if particles of one group have different conditions: a resampled particle would take over another one's."""
     if isinstance(cond, dict):
@@ -415,7 +407,7 @@ def sample_tilted(
             raise ValueError(f"n must be left out or equal the {len(start)} rows of start, got {n}")
         state = run.init(start)
     trace: list[Tensor] = []
-    with _evaluating(tilted.net), raising_interrupts():
+    with evaluating(tilted.net), raising_interrupts():
         end = evolve(run, state, times.steps, watch=(lambda step, state: trace.append(state.ess.clone()), *watch), donate=start is None)
     if end.step < times.steps:
         raise ValueError(f"a watcher ended the run after {end.step} of {times.steps} steps, so there are no samples")
@@ -434,16 +426,3 @@ def _default_times(path: Path, steps: int) -> Times:
         start = min(INSIDE, 0.5 * end)
     # Paths that bury the data under noise spend equal steps in sqrt(u) badly: the first ones would halve the noise each.
     return Times.uniform(path, steps, RHO7 if float(path.coefficients(start).b) > SIGNAL_LEFT else SQRT_U, start=start)
-
-
-@contextmanager
-def _evaluating(net: Any) -> Iterator[None]:
-    """Evaluation mode for the time being, each sub-module's own mode restored afterwards."""
-    modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
-    if modes:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -63,7 +63,7 @@ class Projections:
 def project(operator: LinearOperator, y: Float[Tensor, "rows *measurement"]) -> Projection:
     """An edit that makes every data prediction measure y (rows, *measurement): inpainting, super-resolution, colourisation.
 
-    ValueError if y does not fit the operator, and, when it runs, the batch: `sample` hands edits whole batches, so leave `batch` out there.
+    ValueError if y does not fit the operator, and, when it runs, the samples.
 
     >>> import torch
     >>> from rheos.guidance.operators import Pool
@@ -81,7 +81,7 @@ def residual(operator: LinearOperator, data: Float[Tensor, "batch *event"], y: F
     if y.shape[1:] != seen.shape[1:]:
         raise ValueError(f"y must hold measurements of shape {tuple(seen.shape[1:])}, got {tuple(y.shape[1:])}")
     if len(y) not in (1, len(seen)):
-        raise ValueError(f"y must have as many rows as the batch, {len(seen)}, or one for all, got {len(y)}; run all samples in one batch")
+        raise ValueError(f"y must have as many rows as the batch, {len(seen)}, or one for all, got {len(y)}")
     return seen - (operator.forward(y) if isinstance(operator, Mask) else y).to(seen)       # what a mask hides is nobody's miss
 
 

@@ -33,7 +33,17 @@ def steered(field: Field, conditions: Sequence[tuple[Any, Tensor, float]], *, sc
     scale: step in units of sigma_t. loops: how often a step between times `begin` and `end` is made. eta: noise of the steps, 0 none, 1 the full chain.
     through: "network", the exact chain rule, or "data", without it, at less than half the cost. exact: whether linear conditions are also imposed on the
         data prediction, so that samples meet them to rounding. stop: steering ends there.
-    A step costs one call and, through the network, one backward pass. ValueError for conditions that do not fit.
+    A step costs one call and, through the network, one backward pass. The push adds up over the steps: with many of them take a smaller scale. On trained
+    image networks 20 steps at a scale of 0.2, made three times from 0.05 to 0.95, restored well throughout. ValueError for conditions that do not fit.
+
+    >>> import torch
+    >>> from rheos.data import GaussianMixture
+    >>> from rheos.guidance.operators import Mask
+    >>> from rheos.paths import ExactField, Path
+    >>> field = ExactField(Path.linear(), GaussianMixture(torch.ones(1), torch.tensor([[1.0, 2.0]]), torch.tensor([0.5])))
+    >>> half_seen = Mask(torch.tensor([True, False]))
+    >>> steered(field, [(half_seen, torch.tensor([[0.25, 0.0]]), 1.0)]).sample(3, steps=10)[:, 0]
+    tensor([0.2500, 0.2500, 0.2500])
     """
     checks.flag("exact", exact)
     energy = Misfit(tuple(conditions))

@@ -7,18 +7,18 @@ walks with a hook each.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Inexact
-from torch import Tensor, nn
+from torch import Tensor
 
 from rheos.core import Draws, Example, NonFinite, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance.classifier_free import classifier_free
 from rheos.paths import Field, Path, Prediction, Times
+from rheos.paths.asking import cut, evaluating, spread
 
 __all__ = ["Ask", "Nudging", "Overwrite", "Steering", "TimeTravel", "TimeTravelState", "travel", "travelled"]
 
@@ -284,17 +284,17 @@ def travel(
             raise ValueError(f"n must be left out or equal the {len(start)} rows of start, got {n}")
         n, event = len(start), tuple(start.shape[1:])
     like = field.like if start is None else start
-    cond = _spread(cond, n, like.device)
+    cond = spread(cond, n, like.device)
     asked = field if guidance is None else classifier_free(field, guidance)
     size, offset = n if batch is None else checks.integer("batch", batch, least=1), checks.integer("first", first, least=0)
     draws, parts = Draws.of(seed), []
-    with _evaluating(getattr(field, "net", None)), raising_interrupts():
+    with evaluating(getattr(field, "net", None)), raising_interrupts():
         for begin in range(0, n, size):
             end = min(n, begin + size)
             x = (field.path.prior((end - begin, *event), seed=draws, first=offset + begin, start=walk[0], dtype=like.dtype, device=like.device)
                  if start is None else start[begin:end])
-            hooks = {name: _cut(hook, begin, end) for name, hook in (("nudge", nudge), ("edit", edit), ("overwrite", overwrite))}
-            run = TimeTravel(asked, walk, _rows(cond, begin, end), eta, turn, **hooks, seed=draws, first=offset + begin)
+            hooks = {name: _hook_of(hook, begin, end) for name, hook in (("nudge", nudge), ("edit", edit), ("overwrite", overwrite))}
+            run = TimeTravel(asked, walk, cut(cond, begin, end - begin), eta, turn, **hooks, seed=draws, first=offset + begin)
             state = evolve(run, run.init(x.detach()), run.steps, watch=watch)
             if state.step < run.steps:
                 raise ValueError(f"a watcher ended the run after {state.step} of {run.steps} steps, so there are no samples")
@@ -360,40 +360,5 @@ def _shaped_like(name: str, value: Any, x: Tensor) -> Tensor:
     return value
 
 
-def _spread(cond: Any, n: int, device: torch.device) -> Any:
-    """A single number for all rows becomes a tensor (n,); tensors are checked to have n rows."""
-    if cond is None:
-        return None
-    if isinstance(cond, dict):
-        return {name: _spread(value, n, device) for name, value in cond.items()}
-    if isinstance(cond, bool) or not isinstance(cond, int | float | Tensor):
-        raise TypeError(f"cond must be a Tensor, a dict of Tensors or one number, got {type(cond).__name__}")
-    cond = torch.as_tensor(cond, device=device)
-    if cond.ndim == 0:
-        return cond.expand(n)
-    if len(cond) != n:
-        raise ValueError(f"cond must have {n} rows, one a sample, got {len(cond)}")
-    return cond
-
-
-def _rows(cond: Any, start: int, stop: int) -> Any:
-    if isinstance(cond, dict):
-        return {name: _rows(value, start, stop) for name, value in cond.items()}
-    return None if cond is None else cond[start:stop]
-
-
-def _cut(hook: Any, start: int, stop: int) -> Any:
+def _hook_of(hook: Any, start: int, stop: int) -> Any:
     return hook.rows(start, stop) if hook is not None and callable(getattr(hook, "rows", None)) else hook
-
-
-@contextmanager
-def _evaluating(net: Any) -> Iterator[None]:
-    """Evaluation mode for the time being, each sub-module's own mode restored afterwards."""
-    modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
-    if modes:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

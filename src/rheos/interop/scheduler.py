@@ -84,7 +84,8 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr, prediction_type ("epsilon", "v_prediction",
         "sample", or "flow_prediction" for networks of flow matching), variance_type: what the network was trained for, as in diffusers.
     rule, rule_args: the name of a rule's class and its settings, {"order": 3, "clock": "rho"}; None is what samples well without tuning.
-    table: in place of a rule, the JSON description of a `Table` (a dict, or the text of its file): the steps it was made for, and no others.
+    table: in place of a rule, a `Table` as JSON, a dict or the text of a file that `Table.save` or `rheos tune` wrote; for the steps it was
+        made for, and no others.
     timestep_spacing: "rule" for the rule's own times, at the nearest steps of the network, or "linspace", "leading", "trailing" (which are
         one for flows) as diffusers' multistep schedulers space them; steps_offset is added to "leading". shift: of a flow's times.
     final_sigmas_type: "zero" reads the data off the last call, which leaves no noise, "sigma_min" ends at the network's last step, as rules
@@ -215,14 +216,14 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         if not self._asked:
             raise ValueError("set_timesteps must be called before step")
         now = float(torch.as_tensor(timestep).flatten()[0])
+        # Sums over the history in half precision would lose what high orders gain.
+        wide = torch.float32 if sample.dtype in (torch.float16, torch.bfloat16) else sample.dtype
         if self._state is None or self.step_index >= len(self._asked) or (now != self._next() and now == self._begun):
-            self._begin(now)
+            self._begin(now, sample.to(wide))
         elif now != self._next():
             raise ValueError(f"the next timestep is {self._next():g}, got {now:g}; call set_timesteps to begin anew")
         if self.config.variance_type in LEARNED and model_output.shape[1] == 2 * sample.shape[1]:
             model_output = model_output[:, : sample.shape[1]]
-        # Sums over the history in half precision would lose what high orders gain.
-        wide = torch.float32 if sample.dtype in (torch.float16, torch.bfloat16) else sample.dtype
         self._run.field.net.answer = (-model_output if self.flow else model_output).to(wide)
         self._state = self._run.step(replace(self._state, x=sample.to(wide)))
         x, s = self._state.x, self._noise[self._state.step - 1]
@@ -234,8 +235,8 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     def _next(self) -> float:
         return self.timesteps[self.step_index].item()
 
-    def _begin(self, now: float) -> None:
-        """Begin a run at `begin_index`, or at the timestep `now`."""
+    def _begin(self, now: float, sample: Tensor) -> None:
+        """Begin a run with `sample` at `begin_index`, or at the timestep `now`."""
         found = (self.timesteps == now).nonzero().flatten().tolist()
         # Where a rule asks twice at one time, the end of one step and the beginning of the next, a run begins with the latter.
         self._first = self._begin_index if self._begin_index is not None else found[-1] if found else -1
@@ -249,7 +250,7 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         table = replace(table, predict=tuple(replace(row, s=0.0) for row in table.predict))
         edit = _Clip(self.config.clip_sample_range) if self.config.clip_sample else None
         self._run = Multistep(Field(_Told(), self.path, KINDS[self.config.prediction_type]), table, edit=edit)
-        self._state, self._begun = MultistepState(torch.empty(0)), now
+        self._state, self._begun = self._run.init(sample), now
 
     def _rest(self, first: int) -> Table:
         """The plan of a run that begins with timestep number `first`: it has no history yet."""
@@ -346,4 +347,5 @@ def _read(table: Any) -> Table:
             raise ValueError(f"table is not JSON: {error}") from None
     if not isinstance(table, Mapping):
         raise TypeError(f"table must be the JSON description of a Table, a dict or a text, got {type(table).__name__}")
-    return Table.from_json(dict(table))
+    # A file holds what is known about the table beside it.
+    return Table.from_json(dict(table["table"] if isinstance(table.get("table"), Mapping) else table))

@@ -10,6 +10,7 @@ from rheos.metrics.image_features import ImageFeatures, channel_axis, image_feat
 from rheos.metrics.kernels import RBF, Kernel, Polynomial, energy, mmd
 from rheos.metrics.neighbours import nearest
 from rheos.metrics.ngrams import ngram_distance
+from rheos.metrics.repeated import PowerLaw, coverage_at, fit_power_law, pass_at_k
 from rheos.metrics.sets import frechet, sliced_w2
 from rheos.metrics.tables import associations, category_distance, correlation_error, number_distance
 from rheos.metrics.transport import sinkhorn, wasserstein
@@ -24,6 +25,7 @@ __all__ = [
     "ImageFeatures",
     "Kernel",
     "Polynomial",
+    "PowerLaw",
     "PrecisionRecall",
     "associations",
     "category_distance",
@@ -31,9 +33,11 @@ __all__ = [
     "classifier_two_sample",
     "colour_features",
     "correlation_error",
+    "coverage_at",
     "density_coverage",
     "digit_features",
     "energy",
+    "fit_power_law",
     "floor",
     "frechet",
     "gaussian_fit",
@@ -44,6 +48,7 @@ __all__ = [
     "nearest",
     "ngram_distance",
     "number_distance",
+    "pass_at_k",
     "precision_recall",
     "sinkhorn",
     "sliced_w2",

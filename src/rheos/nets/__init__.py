@@ -5,7 +5,7 @@ from rheos.nets.condition import Condition, FourierTime, keep_condition, without
 from rheos.nets.dit import DiT
 from rheos.nets.mlp import ResidualMLP
 from rheos.nets.patches import fold, unfold
-from rheos.nets.unet import UNet
+from rheos.nets.unet import UNet, UNetFeatures
 
-__all__ = ["NETS", "Condition", "DiT", "FourierTime", "ResidualMLP", "SelfAttention", "UNet", "fold", "keep_condition", "net_for", "unfold",
+__all__ = ["NETS", "Condition", "DiT", "FourierTime", "ResidualMLP", "SelfAttention", "UNet", "UNetFeatures", "fold", "keep_condition", "net_for", "unfold",
            "without_condition"]

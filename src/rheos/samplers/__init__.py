@@ -1,57 +1,37 @@
-"""Integrating a field: rules plan tables of numbers, one dynamics runs them."""
+"""Integrating a field: rules plan tables of numbers, one dynamics runs them; tables are inverted, searched and fitted; runs are streamed and reused."""
+from rheos.paths.asking import evaluating
 from rheos.samplers.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, Adaptive, AdaptiveRungeKutta, AdaptiveState, EmbeddedPair
+from rheos.samplers.bidirectional import BDIA
 from rheos.samplers.catalogue import RULES, public_rules
 from rheos.samplers.combinations import Combination, History
+from rheos.samplers.compensation import Compensated, CompensationRegression, fit_compensation
+from rheos.samplers.consistency import LCM
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.edits import DynamicThreshold, dynamic_threshold
 from rheos.samplers.exponential import DDIM, DDPM, DEIS, DPMSolverPP, Exponential, UniPC
+from rheos.samplers.feature_reuse import DENSE_EARLY, Every, FeatureReuse, every, prior_noise
+from rheos.samplers.inversion import Pair, invert, sample_pair
+from rheos.samplers.model_statistics import EMS, ModelStatistics, model_statistics
+from rheos.samplers.momentum import GHVB, HeavyBall
 from rheos.samplers.multistep import Multistep, MultistepState
 from rheos.samplers.ordinary import AdamsBashforth, Euler, RungeKutta
 from rheos.samplers.pseudo import PLMS
-from rheos.samplers.sampling import evaluating, sample
+from rheos.samplers.sampling import sample
+from rheos.samplers.similarity import SimilarityFilter, SimilarityState, skip_probability
 from rheos.samplers.singlestep import Singlestep
+from rheos.samplers.solver_search import Decision, Mixed, search_schedule
 from rheos.samplers.stochastic import EulerMaruyama
+from rheos.samplers.stream import StreamBatch, StreamState
 from rheos.samplers.tables import Row, Rule, Table
+from rheos.samplers.time_shift import TimeShift
 from rheos.samplers.tune import Reference, TableSearch, TableSearchState, Tuned, fixed_rules, trajectory, tune
 
 __all__ = [
-    "BOGACKI_SHAMPINE",
-    "DDIM",
-    "DDPM",
-    "DEIS",
-    "DORMAND_PRINCE",
-    "PLMS",
-    "RULES",
-    "AdamsBashforth",
-    "Adaptive",
-    "AdaptiveRungeKutta",
-    "AdaptiveState",
-    "Combination",
-    "DPMSolverPP",
-    "DynamicThreshold",
-    "EmbeddedPair",
-    "Euler",
-    "EulerMaruyama",
-    "Exponential",
-    "History",
-    "Multistep",
-    "MultistepState",
-    "Reference",
-    "Row",
-    "Rule",
-    "RungeKutta",
-    "Singlestep",
-    "Table",
-    "TableSearch",
-    "TableSearchState",
-    "Tuned",
-    "UniPC",
-    "default_rule",
-    "dynamic_threshold",
-    "evaluating",
-    "fixed_rules",
-    "public_rules",
-    "sample",
-    "trajectory",
-    "tune",
+    "BDIA", "BOGACKI_SHAMPINE", "DDIM", "DDPM", "DEIS", "DENSE_EARLY", "DORMAND_PRINCE", "EMS", "GHVB", "LCM", "PLMS", "RULES", "AdamsBashforth",
+    "Adaptive", "AdaptiveRungeKutta", "AdaptiveState", "Combination", "Compensated", "CompensationRegression", "DPMSolverPP", "Decision",
+    "DynamicThreshold", "EmbeddedPair", "Euler", "EulerMaruyama", "Every", "Exponential", "FeatureReuse", "HeavyBall", "History", "Mixed", "ModelStatistics",
+    "Multistep", "MultistepState", "Pair", "Reference", "Row", "Rule", "RungeKutta", "SimilarityFilter", "SimilarityState", "Singlestep", "StreamBatch",
+    "StreamState", "Table", "TableSearch", "TableSearchState", "TimeShift", "Tuned", "UniPC", "default_rule", "dynamic_threshold", "evaluating", "every",
+    "fit_compensation", "fixed_rules", "invert", "model_statistics", "prior_noise", "public_rules", "sample", "sample_pair", "search_schedule",
+    "skip_probability", "trajectory", "tune",
 ]

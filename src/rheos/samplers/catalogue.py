@@ -1,7 +1,9 @@
 """All public rules, for the conformance suites and the command line."""
 from __future__ import annotations
 
+from rheos.samplers.bidirectional import BDIA
 from rheos.samplers.exponential import DDIM, DDPM, DEIS, DPMSolverPP, Exponential, UniPC
+from rheos.samplers.momentum import GHVB, HeavyBall
 from rheos.samplers.ordinary import AdamsBashforth, Euler, RungeKutta
 from rheos.samplers.pseudo import PLMS
 from rheos.samplers.singlestep import Singlestep
@@ -10,7 +12,8 @@ from rheos.samplers.tables import Rule
 
 __all__ = ["RULES", "public_rules"]
 
-RULES = (Exponential, DDIM, DDPM, DEIS, DPMSolverPP, UniPC, Singlestep, PLMS, Euler, AdamsBashforth, RungeKutta, EulerMaruyama)
+RULES = (Exponential, DDIM, DDPM, DEIS, DPMSolverPP, UniPC, Singlestep, PLMS, Euler, AdamsBashforth, RungeKutta, EulerMaruyama, HeavyBall, GHVB,
+         BDIA)
 
 
 def public_rules() -> list[Rule]:

@@ -23,10 +23,11 @@ from torch import Tensor
 from rheos.core import NonFinite, checks
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Path, Times, U
+from rheos.paths.asking import evaluating, spread
 from rheos.samplers.combinations import Combination
 from rheos.samplers.exponential import Exponential, UniPC
 from rheos.samplers.multistep import combined, mended
-from rheos.samplers.sampling import evaluating, sample, spread
+from rheos.samplers.sampling import sample
 from rheos.samplers.tables import Number, Row, Rule, Table
 
 __all__ = ["Compensated", "CompensationRegression", "compensated", "exact_points", "fit_compensation"]
@@ -174,7 +175,11 @@ def _told(field: Field, table: Table, x: Tensor, i: int, cond: Any) -> Tensor:
 
 def _ends(field: Field, plain: Table, ratios: list[float], i: int, tried: list[float], passed: list[Tensor], told: list[Tensor], cond: Any) -> Tensor:
     """(tried, rows, *event): the end of step i under each ratio, mended by the prediction there where the rule mends it."""
-    tables = [compensated(plain, [*ratios[:i], ratio, *ratios[i + 1 :]]) for ratio in tried]
+    # Of a table so tried only the row of this step, and the one that mends its end, are looked at.
+    size = min(i + 2, plain.nfe)
+    until = replace(plain, times=Times(plain.times.path, plain.times.t[: size + 1]), predict=plain.predict[:size], correct=(*plain.correct[: size - 1], None),
+                    epsilon=plain.epsilon[:size])
+    tables = [compensated(until, [*ratios[:i], ratio, 1.0][:size]) for ratio in tried]
     ends = torch.stack([combined(table.predict[i], passed, told) for table in tables])
     if plain.correct[i] is None:
         return ends

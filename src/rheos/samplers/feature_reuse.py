@@ -150,7 +150,7 @@ class FeatureReuse(Field):
 
 
 def prior_noise(table: Table, strength: float = 0.003, after: float = 0.5) -> Table:
-    """A table that adds `strength` of the start x_0 to each point at a time above `after` (half of the way, the paper's choice) before the field is asked there.
+    """A table that adds `strength` of the start x_0 to each point later than `after` (half of the way, the paper's choice) before the field is asked there.
 
     It gives back some of the texture that reused features lose. All in the rows: x_0 is a point like others. ValueError for tables that begin with
     earlier points, whose start is not noise.

@@ -20,11 +20,12 @@ from torch import Tensor
 from rheos.core import Draws, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
+from rheos.paths.asking import cut, evaluating, spread
 from rheos.samplers.bidirectional import BDIA
 from rheos.samplers.exponential import DDIM
 from rheos.samplers.multistep import Edit, Multistep
 from rheos.samplers.ordinary import Euler
-from rheos.samplers.sampling import _planned, cut, evaluating, spread
+from rheos.samplers.sampling import planned_for
 from rheos.samplers.tables import Rule, Table
 
 __all__ = ["Pair", "invert", "sample_pair"]
@@ -165,7 +166,7 @@ def _table(field: Field, rule: Rule | Table | None, steps: int, times: Times | N
     if edit is not None and not callable(edit):
         raise TypeError(f"edit must be callable as edit(prediction, x, t), got {type(edit).__name__}")
     rule = BDIA() if rule is None else rule
-    plan = _planned(field, rule, steps, times, edit)
+    plan = planned_for(field, rule, steps, times, edit)
     try:
         if not isinstance(plan, Table):
             raise ValueError("it chooses its steps as it goes")

@@ -28,16 +28,18 @@ from torch import Tensor
 from rheos.core import Draws, checks
 from rheos.core.files import load_tensors, save_tensors
 from rheos.paths import LAM, SQRT_U, Clock, Coefficients, Field, Path, Times, U
+from rheos.paths.asking import cut, evaluating, spread
 from rheos.samplers.combinations import Combination, History
 from rheos.samplers.exponential import INSIDE
 from rheos.samplers.quadrature import gauss, lagrange
-from rheos.samplers.sampling import cut, evaluating, spread
 from rheos.samplers.tables import LARGEST_RATIO, Table
 
 __all__ = ["EMS", "ModelStatistics", "diagonal", "model_statistics"]
 
 LARGEST_EXACT = 64          # coordinates up to which the diagonal is computed one by one, from the specification
 LEAST_SPREAD = 1e-6         # of E[f f]: where f does not vary, as at the noise end, nothing is to be learned of s
+FEWEST = 16                 # points of a measurement: s is regressed with l's own slope, which fewer do not give
+STEEPEST = 3.0              # |s| at most: its limits are 1 at the noise end and -2 at the data end; beyond is what few samples give
 ROUNDING = 1e-10            # of the squares whose difference the variance of f is
 DIFFERENCE = {torch.float64: 1e-3}      # step in lam of the difference along the flow; 1e-2 in lower precision, where rounding would rule
 _WIDEST = 0.25              # in lam, of an interval with its own eight Gauss points
@@ -181,7 +183,7 @@ def diagonal(value: Tensor, x: Tensor, probes: int, draws: Draws) -> Tensor:
 
 def model_statistics(field: Field, data: Inexact[Tensor, "rows *event"], points: int = 120, *, cond: Any = None, span: tuple[float, float] | None = None,
                      reduce: str = "coordinate", probes: int = 1, batch: int = 256, seed: int | Draws = 0) -> ModelStatistics:
-    """Measure l, s and b of a field on data (rows, *event), in the network's units, noised to `points` equal steps of lam.
+    """Measure l, s and b of a field on data (rows, *event), in the network's units, noised at `points` equally spaced lam, 16 at least.
 
     field: as it will be sampled: guided where it will be guided, with its condition. cond: as in `sample`. span: least and largest lam (default:
     the path's, a little inside where it is infinite). reduce: "coordinate", "channel" or "one" number for so much of an event. probes: random signs
@@ -196,7 +198,7 @@ def model_statistics(field: Field, data: Inexact[Tensor, "rows *event"], points:
     checks.finite("data", checks.tensor("data", data, floating=True))
     if len(data) < 2:
         raise ValueError(f"data must hold at least 2 rows, got {len(data)}")
-    points, probes, batch = checks.integer("points", points, least=3), checks.integer("probes", probes, least=1), checks.integer("batch", batch, least=1)
+    points, probes, batch = checks.integer("points", points, least=FEWEST), checks.integer("probes", probes, least=1), checks.integer("batch", batch, least=1)
     pooled = (0, *_pooled(reduce, data.ndim - 1, 1))
     low, high = _span(path, span)
     like = field.like
@@ -248,7 +250,7 @@ def _regressed(lam: Tensor, moments: Tensor) -> ModelStatistics:
     varied = c * c * xx - 2 * c * xd + dd
     together = -c * (c + turn) * xx + (c * c + c + turn) * xd - c * dd - c * xd1 + dd1
     floor = LEAST_SPREAD * (varied + f * f) + ROUNDING * (c * c * xx + dd)
-    s = together / torch.maximum(varied, floor).clamp_min(1e-300)
+    s = (together / torch.maximum(varied, floor).clamp_min(1e-300)).clamp(-STEEPEST, STEEPEST)
     return ModelStatistics(lam, l, s, f1 - s * f)
 
 
@@ -323,7 +325,8 @@ class EMS:
         low, high = self.statistics.lam[[0, -1]].tolist()
         for end in lam[[0, -1]]:
             if math.isfinite(end) and not low - 1e-9 <= end <= high + 1e-9:
-                raise ValueError(f"times must begin and end inside the statistics, lam from {low:g} to {high:g}, got lam = {end:g}; measure them on a wider span")
+                raise ValueError(f"times must begin and end inside the statistics, lam from {low:g} to {high:g}, got lam = {end:g}; "
+                                 "measure them on a wider span")
         if lam[0] == math.inf:
             raise ValueError("EMS cannot carry on from a time without noise (sigma = 0); start a little before")
         if self.order > 1 or self.corrector:
@@ -377,7 +380,8 @@ def weighed(statistics: ModelStatistics, seen: History, times: Times, i: int, no
                rising[inner].reshape(-1, *shape))]
     if first < low:
         e, w = gauss(math.exp(first), math.exp(min(last, low)))
-        pieces.append((np.log(e), wide(w) * math.exp(-low) * np.exp(statistics.at(np.log(e))[4] - origin), np.broadcast_to(reached(low) - start, (len(e), *shape))))
+        rest = np.exp(statistics.at(np.log(e))[4] - origin)
+        pieces.append((np.log(e), wide(w) * math.exp(-low) * rest, np.broadcast_to(reached(low) - start, (len(e), *shape))))
     if last > high:
         e, w = gauss(math.exp(-last), math.exp(-max(first, high)))
         _, _, _, top_l, top_s = statistics.at(np.array([high]))
@@ -391,7 +395,7 @@ def weighed(statistics: ModelStatistics, seen: History, times: Times, i: int, no
                          "use a lower order or times whose steps change more slowly")
     if edited is not None:
         shares = edited(shares)
-    scale = [_kept(times.each[k], lam[k], low, big_l_at[n]) for n, k in enumerate((i, i + 1))]
+    scale = [_kept(times.each[k], float(lam[k]), low, np.asarray(big_l_at[n])) for n, k in enumerate((i, i + 1))]
     number = lambda v: torch.as_tensor(np.asarray(v), dtype=torch.float64)
     total = Combination(constant=number(way * (measure * offset).sum(0)))
     for n, k in enumerate(nodes):
@@ -405,4 +409,4 @@ def weighed(statistics: ModelStatistics, seen: History, times: Times, i: int, no
 
 def _kept(at: Coefficients, lam: float, low: float, big_l: np.ndarray) -> np.ndarray:
     """alpha e^-L: before the first measured point, where L = lam - low, it is sigma e^low, also without data."""
-    return np.full_like(big_l, at.c * math.exp(low)) if lam <= low else at.b * np.exp(-big_l)
+    return np.full_like(big_l, at.c * math.exp(low)) if lam <= low else np.asarray(at.b * np.exp(-big_l))

@@ -73,8 +73,9 @@ class Multistep:
         if i >= table.nfe:
             raise ValueError(f"the table has {table.nfe} rows, and the samples have passed them all")
         points, predictions = state.points, state.predictions
-        asked = self._ask(x, i)
+        asked, moved = self._ask(x, i)
         x = mended(table, i, x, asked, points, predictions)
+        x = x if moved is None else x + moved
         deep_points, deep_predictions = table.depth
         points = [x, *points[: deep_points - 1]]
         predictions = [asked, *predictions[: deep_predictions - 1]]
@@ -97,14 +98,16 @@ class Multistep:
         if not bool(good.all()):
             raise NonFinite(i, f"sample {int((~good).flatten(1).any(1).nonzero()[0])} of {len(x)}", "not finite", good=self.finite_every == 1)
 
-    def _ask(self, x: Tensor, i: int) -> Tensor:
+    def _ask(self, x: Tensor, i: int) -> tuple[Tensor, Tensor | None]:
+        """The prediction as the table's kind; and, if the field answers for another point than x (`TimeShift`), the way there: steps go on from it."""
         times, kind = self.table.times, self.table.kind
         t = float(times.t[i])
         answer = self.field(x, t, self.cond, at=times.each[i])
+        moved, x = None if answer.x is x else answer.x - x, answer.x
         if self.edit is not None and getattr(self.edit, "kind", kind) != kind:
             answer = self.field.path.prediction({self.edit.kind: self._edited(answer.of(self.edit.kind), x, t)}, x, times.each[i])
         value = answer.drift(self.table.epsilon[i]) if kind == "drift" else answer.of(kind)
-        return value if self.edit is None or getattr(self.edit, "kind", kind) != kind else self._edited(value, x, t)
+        return value if self.edit is None or getattr(self.edit, "kind", kind) != kind else self._edited(value, x, t), moved
 
     def _edited(self, value: Tensor, x: Tensor, t: float) -> Tensor:
         edited = self.edit(value, x, t)

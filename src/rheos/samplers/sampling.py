@@ -1,24 +1,24 @@
 """`sample`: from a field to samples."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Inexact
-from torch import Tensor, nn
+from torch import Tensor
 
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
+from rheos.paths.asking import cut, evaluating, spread
 from rheos.samplers.adaptive import AdaptiveRungeKutta
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.exponential import INSIDE
 from rheos.samplers.multistep import Edit, Multistep
 from rheos.samplers.tables import Rule, Table, planned
 
-__all__ = ["cut", "evaluating", "sample", "spread"]
+__all__ = ["planned_for", "sample"]
 
 MOST_STEPS = 100_000        # a plan is a row a step, made beforehand
 
@@ -52,6 +52,7 @@ def sample(
     seed: of the start and of stochastic rules' noise; the same samples however `batch` splits them. batch: at most so many at once.
     first: number of the first row: samples first .. first + n - 1 of the endless sequence that belongs to `seed`, for those who draw in parts.
     edit: (prediction, x, t) -> prediction, applied to every prediction, t a number or (rows,) where samples have times of their own.
+        One with a method rows(start, stop), such as `project(A, y)`, is cut with the batch.
     watch: watchers of each batch's run.
 
     The network is in evaluation mode for the time of the call. Gradients are recorded only if `start`, or a number
@@ -68,7 +69,7 @@ def sample(
     if not isinstance(field, Field):
         raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
     path, draws = field.path, Draws.of(seed)
-    plan = _planned(field, rule, steps, times, edit)
+    plan = planned_for(field, rule, steps, times, edit)
     if start is None:
         n = checks.integer("n", n, least=1) if n is not None else _missing("n or start", "how many samples, or where they begin")
         event = tuple(shape) if shape is not None else field.event
@@ -100,7 +101,8 @@ def sample(
                  if start is None else start[first : first + rows])
             # Half-integrated samples are of no use to anybody: Ctrl-C raises, and a watcher that ends the run is refused.
             with raising_interrupts():
-                parts.append(_run(plan, field, x, cut(cond, first, rows), edit, draws, offset + first, watch))
+                part = edit.rows(first, first + rows) if callable(getattr(edit, "rows", None)) else edit
+                parts.append(_run(plan, field, x, cut(cond, first, rows), part, draws, offset + first, watch))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -123,7 +125,7 @@ def _run(plan: Table | Span, field: Field, x: Tensor, cond: Any, edit: Edit | No
     return end.x
 
 
-def _planned(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, steps: int, times: Times | None,
+def planned_for(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, steps: int, times: Times | None,
              edit: Edit | None = None) -> Table | Span:
     if checks.integer("steps", steps, least=1) > MOST_STEPS:
         raise ValueError(f"steps must be at most {MOST_STEPS:,}, got {steps:,}")
@@ -176,39 +178,3 @@ def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times, edit: 
 
 def _missing(name: str, why: str) -> Any:
     raise ValueError(f"{name} must be given: {why}")
-
-
-def spread(cond: Any, n: int, device: torch.device) -> Any:
-    """A single number for all rows becomes a tensor (n,); tensors are checked to have n rows."""
-    if cond is None:
-        return None
-    if isinstance(cond, dict):
-        return {name: spread(value, n, device) for name, value in cond.items()}
-    if isinstance(cond, bool) or not isinstance(cond, int | float | Tensor):
-        raise TypeError(f"cond must be a Tensor, a dict of Tensors or one number, got {type(cond).__name__}")
-    cond = torch.as_tensor(cond, device=device)
-    if cond.ndim == 0:
-        return cond.expand(n)
-    if len(cond) != n:
-        raise ValueError(f"cond must have {n} rows, one a sample, got {len(cond)}")
-    return cond
-
-
-def cut(cond: Any, first: int, rows: int) -> Any:
-    """Rows first .. first + rows - 1 of a condition."""
-    if isinstance(cond, dict):
-        return {name: cut(value, first, rows) for name, value in cond.items()}
-    return None if cond is None else cond[first : first + rows]
-
-
-@contextmanager
-def evaluating(net: Any) -> Iterator[None]:
-    """Evaluation mode for the time being, each sub-module's own mode restored afterwards."""
-    modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
-    if modes:
-        net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -24,11 +24,12 @@ from torch import Tensor
 from rheos.core import Draws, NonFinite, checks
 from rheos.guidance import classifier_free
 from rheos.paths import LAM, QUADRATIC, SQRT_U, Clock, Field, Path, T, Times, U
+from rheos.paths.asking import spread
 from rheos.samplers.combinations import Combination, History
 from rheos.samplers.compensation import exact_points
 from rheos.samplers.exponential import Exponential, default_times
 from rheos.samplers.model_statistics import ModelStatistics, weighed
-from rheos.samplers.sampling import sample, spread
+from rheos.samplers.sampling import sample
 from rheos.samplers.tables import Table
 
 __all__ = ["Decision", "Mixed", "begun", "search_schedule", "uniform_schedules"]
@@ -204,14 +205,16 @@ def _plannable(schedule: Mixed, path: Path) -> bool:
 
 
 def search_schedule(field: Field, start: Float[Tensor, "rows *event"], steps: int, budget: int = 400, *, cond: Any = None, guidance: float | None = None,
-                    score: Callable[[Table], float] | None = None, reference: Float[Tensor, "rows *event"] | None = None,
+                    score: Callable[[Table], float] | None = None, reference: Float[Tensor, "ends *shape"] | None = None,
                     statistics: ModelStatistics | None = None, begin: Iterable[Mixed] = (), span: tuple[float, float] | None = None,
                     clocks: Sequence[Clock] = CLOCKS, free_start: bool = False, seed: int | Draws = 0) -> Mixed:
     """The schedule of `steps` calls with the least score among `budget` that are tried: uniform ones first, then children of the best 15.
 
     start: starts (rows, *event) at the beginning of `span`, by default the path's interval. cond, guidance: what will be sampled with. score:
-    table -> number, the less the better; by default the median over starts of each one's root mean square distance to `reference`, the exact ends
-    (solved for if not given). statistics: allow the kind "ems". clocks: of polynomials, the paper has lam alone. begin: schedules to try first. free_start: whether times may begin late, see `begun`.
+    table -> number, the less the better; by default the geometric mean over starts of each one's root mean square distance to `reference`, the
+    exact ends (solved for if not given): as little ruled by the few that end in another class as the median, and less by the few in the middle.
+    statistics: allow the kind "ems". clocks: of polynomials, the paper has lam alone. begin: schedules to try first. free_start: whether times may
+    begin late, see `begun`.
     Score on other starts than those that judge. Tables that blow up score infinity. ValueError for a budget or a number of steps below 1.
 
     >>> from rheos.data import skewed

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rheos.core import Draws, NonFinite, checks
 from rheos.paths import Coefficients, Field, Times
-from rheos.samplers.sampling import evaluating
+from rheos.paths.asking import evaluating
 from rheos.samplers.tables import Rule, Table, planned
 
 __all__ = ["StreamBatch", "StreamState"]

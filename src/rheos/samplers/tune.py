@@ -19,6 +19,7 @@ from torch import Tensor
 from rheos.core import Draws, Example, NonFinite, Watcher, checks, evolve
 from rheos.guidance import classifier_free
 from rheos.paths import LAM, QUADRATIC, RHO7, SQRT_U, Clock, Field, T, Times
+from rheos.paths.asking import cut, evaluating, spread
 from rheos.samplers.catalogue import public_rules
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.exponential import Exponential
@@ -26,7 +27,7 @@ from rheos.samplers.exponential import Exponential
 # GHVB
 from rheos.samplers.multistep import Multistep
 from rheos.samplers.ordinary import AdamsBashforth
-from rheos.samplers.sampling import cut, evaluating, sample, spread
+from rheos.samplers.sampling import sample
 from rheos.samplers.tables import Row, Rule, Table
 
 __all__ = ["Reference", "TableSearch", "TableSearchState", "Tuned", "fixed_rules", "trajectory", "tune"]
@@ -215,7 +216,7 @@ def fixed_rules(field: Field, calls: int) -> dict[str, Table]:
     rules: dict[str, Rule] = {_short(rule): rule for rule in public_rules()}
     for name, rule in rules.items():
         left = calls - getattr(rule, "extra_calls", 0)
-        if left < rule.calls_per_step or left % rule.calls_per_step or getattr(rule, "begins_elsewhere", False):
+        if left < rule.calls_per_step or left % rule.calls_per_step:
             continue
         for spacing in SPACINGS:
             try:

@@ -12,13 +12,17 @@ __all__ = ["discover", "public_dynamics"]
 
 
 def public_dynamics(rooms: Iterable[str] | None = None) -> list[type]:
-    """All public classes with a `step` method that the rooms name in `__all__` (default: every room)."""
+    """All public classes with a method `step(state)` that the rooms name in `__all__` (default: every room).
+
+    A `step` of more arguments, such as that of a scheduler of diffusers, is another thing.
+    """
     found: dict[str, type] = {}
     for room in rooms if rooms is not None else [r for r in rheos.ROOMS if r not in ("papers", "testing")]:
         module = importlib.import_module(f"rheos.{room}")
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
-            if inspect.isclass(value) and callable(getattr(value, "step", None)) and not getattr(value, "_is_protocol", False):
+            step = getattr(value, "step", None)
+            if inspect.isclass(value) and callable(step) and not getattr(value, "_is_protocol", False) and len(inspect.signature(step).parameters) == 2:
                 found[f"{value.__module__}.{value.__qualname__}"] = value
     return list(found.values())
 

@@ -6,8 +6,10 @@ their pixels (one full Gaussian a class, variance-preserving path); the referenc
 them; 50 steps, 10 cycles between the paper's fractions .7 and .5 of the noise, the last overwrite at .4. Densities are of samples blurred by 0.05.
 
 The paper keeps pixels of a latent model, where .4 of the noise is less than here, and its faces are judged by similarity, not pixel by pixel: with
-these fractions the last, free way changes the mask more than the specification's threshold allows. Supporting rows tell how the linear path and a
-later last overwrite fare. The controls paste the reference at the end, or take the cycles away.
+these fractions the last, free way changes the mask more than the specification's threshold allows. Three cycles already do what ten do, so that the
+density does not rise on to ten. Supporting rows tell how the linear path and a later last overwrite fare, and that a picture with the reference pasted
+in at the end is taken for its class as often: the gain over no cycles is one over the bare canvas. The controls paste the reference at the end, take the
+cycles away, or reverse their order.
 """
 from __future__ import annotations
 
@@ -15,8 +17,7 @@ import torch
 from torch import Tensor
 
 from rheos.data import GaussianMixture, digits_mixture, load
-from rheos.guidance.cyclic import CyclicOneWay
-from rheos.guidance.time_travel import travel
+from rheos.guidance import CyclicOneWay, travel
 from rheos.papers import Check, Scale, bars
 from rheos.paths import ExactField, Path
 

@@ -16,11 +16,7 @@ from torch import Tensor
 
 from rheos.core import Draws
 from rheos.data import digits_mixture, load
-from rheos.guidance.flow_chef import flow_chef
-from rheos.guidance.nudges import Misfit, Nudge
-from rheos.guidance.operators import Pool
-from rheos.guidance.projection import project
-from rheos.guidance.time_travel import travel
+from rheos.guidance import Misfit, Nudge, Pool, flow_chef, project, travel
 from rheos.nets import UNet
 from rheos.papers import Check, Scale, bars, digits_flow_teacher
 from rheos.paths import ExactField, Field, Path

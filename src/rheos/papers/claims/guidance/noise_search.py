@@ -10,7 +10,7 @@ Supporting rows show where the neighbours lose (small budgets), search over path
 import torch
 
 from rheos.data import digits_mixture
-from rheos.guidance.search import BestOf, OverPaths, ZeroOrder, search
+from rheos.guidance import BestOf, OverPaths, ZeroOrder, search
 from rheos.metrics import digit_features
 from rheos.papers import Check, Scale, bars, digits_flow_teacher
 from rheos.paths import ExactField, Path

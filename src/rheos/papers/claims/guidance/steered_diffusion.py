@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 from rheos.data import GaussianMixture, digits_mixture, load
-from rheos.guidance.operators import LinearOperator, Mask, Pool
-from rheos.guidance.projection import project
-from rheos.guidance.steered import steered
-from rheos.guidance.time_travel import travel, travelled
+from rheos.guidance import LinearOperator, Mask, Pool, project, steered, travel, travelled
 from rheos.papers import Check, Scale, bars, digits_flow_teacher
 from rheos.paths import ExactField, Field, Path, Times
 
@@ -46,7 +43,7 @@ def by_projection(field: Field, operator: LinearOperator, y: Tensor, rows: int, 
 
 def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     full = scale is Scale.FULL
-    rows, steps = (48, 50) if full else (8, 12)
+    rows, steps = (48, 50) if full else (4, 6)
     mixture = digits_mixture(None, 0.1)
     field, truth = ExactField(PATH, mixture), draws(mixture, rows, seed)
     # Densities of samples blurred by 0.05, so that a pixel's last rounding does not decide.

@@ -20,8 +20,7 @@ from rheos.models import Standardise, train
 from rheos.nets import UNet
 from rheos.papers import Check, Scale, bars, fixture
 from rheos.paths import Field, Path, Times
-from rheos.samplers import DDIM, sample
-from rheos.samplers.feature_reuse import DENSE_EARLY, Every, FeatureReuse, prior_noise
+from rheos.samplers import DDIM, DENSE_EARLY, Every, FeatureReuse, prior_noise, sample
 
 # Mean change of the encoder's features from step to step over the decoder's: the premise.
 CHANGE_RATIO_AT_MOST = 0.7
@@ -120,7 +119,8 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     other = drawn(field, same_time, begin=field.path.prior((count, *event), seed=Draws(seed).child("other starts")))
     checks = [
         # The roles of the halves exchanged.
-        Check(f"{name}: change of the encoder's features in a step over the decoder's", encoder / decoder, "<=", CHANGE_RATIO_AT_MOST, control=decoder / encoder),
+        Check(f"{name}: change of the encoder's features in a step over the decoder's", encoder / decoder, "<=", CHANGE_RATIO_AT_MOST,
+              control=decoder / encoder),
         # Every step a key step.
         Check(f"{name}: CPU time with {len(keys)} key steps of {steps} over all steps whole", fast / plain, "<=", TIME_RATIO_AT_MOST, control=whole / plain),
         # Features of the first step only.

@@ -9,8 +9,8 @@ The paper goes from 15.9 % to 56 % of SWE-bench Lite with 250 attempts.
 import torch
 
 from rheos.core import Draws
-from rheos.guidance.repeated import RepeatedSampling
-from rheos.metrics.repeated import coverage_at, fit_power_law
+from rheos.guidance import RepeatedSampling
+from rheos.metrics import coverage_at, fit_power_law
 from rheos.papers import Check, Scale, bars
 
 LAW_WITHIN = 0.04               # of the measured coverage, everywhere from 1 to 1024 attempts

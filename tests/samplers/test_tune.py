@@ -32,14 +32,14 @@ def test_a_flow_that_one_row_can_follow_is_followed_exactly():
     """On the flow of an isotropic Gaussian around 0 every point is a multiple of the start: a table of one call has no error but rounding."""
     target = GaussianMixture(torch.ones(1, dtype=F64), torch.zeros(1, 3, dtype=F64), torch.tensor([0.4], dtype=F64))
     found = tune(reference(ExactField(PATH, target), 16), 1, trials=6)
-    assert found.error < 1e-6 and found.name == "fitted" and found.table.nfe == 1
+    assert found.error < 1e-6 and found.family == "fitted" and found.table.nfe == 1
 
 
 def test_better_than_every_fixed_rule_on_starts_it_has_not_seen(seed):
     """The headline, on the exact field of real digits: at 5 calls at least 1.5 times closer than the best fixed rule here."""
     field = ExactField(PATH, digits_mixture())
     made = tune(reference(field, 128, seed), 5, trials=20, seed=seed)
-    assert made.name == "fitted" and made.gain > 1.5
+    assert made.family == "fitted" and made.gain > 1.5
     # Judged once more by hand, on starts of another seed.
     fresh = reference(field, 64, seed + 500)
     distance = lambda rule: float((sample(field, start=fresh.points[0], rule=rule) - fresh.points[-1]).square().mean(1).sqrt().median())
@@ -94,7 +94,7 @@ def test_a_rule_that_is_better_is_kept():
     known = reference(ExactField(PATH, SKEWED), 32)
     better = tune(known, 5, trials=60).table
     made = tune(known, 5, trials=1, rules={"euler": Euler().plan(Times.uniform(PATH, 5)), "better": better})
-    assert made.name == made.rule == "better" and made.table.predict == better.predict and made.fitted_error > made.error
+    assert made.name == made.rule == "better" and made.family == "fixed" and made.table.predict == better.predict and made.errors["fitted"] > made.error
 
 
 def test_two_sided_and_linear_paths_are_tuned():

@@ -65,9 +65,11 @@ def tune(
     typer.echo(f"median over {starts - starts * 3 // 4} unseen starts of the distance to where the flow ends (the reference's own: {reference.error:.2g})")
     for count, file in files.items():
         made = search(reference, count, trials=trials, seed=seed, watch=[Progress(f"{count} calls: times tried")])
-        made.table.save(file, rheos=rheos.__version__, run=str(run), made=made.name, error=made.error, best_rule=made.rule, best_rule_error=made.rule_error,
-                        reference_error=made.reference_error, starts=starts, trials=trials, seed=seed, cond=cond)
-        kept = "fitted" if made.name == "fitted" else "no fitted table was better, so the rule's own is kept"
-        typer.echo(f"{count:4d} calls: {made.error:.4g} ({kept}), best fixed rule {made.rule_error:.4g} ({made.rule}): {made.gain:.2f} times closer; {file}")
+        made.table.save(file, rheos=rheos.__version__, run=str(run), family=made.family, name=made.name, error=made.error, errors=made.errors,
+                        best_fixed_rule=made.rule, reference_error=made.reference_error, starts=starts, trials=trials, seed=seed, cond=cond)
+        what = made.family if made.family == "fitted" else f"{made.family}: {made.name}"
+        others = ", ".join(f"{family} {error:.4g}" for family, error in made.errors.items() if family != made.family and family != "fixed")
+        typer.echo(f"{count:4d} calls: {made.error:.4g} ({what}), {made.gain:.2f} times closer than the best fixed rule, {made.rule_error:.4g} ({made.rule}); "
+                   f"{others}; {file}")
     more = "" if guidance is None else f" --cond {shlex.quote(str(cond))} --guidance {guidance:g}"
     typer.echo(f"draw with one:  rheos sample {shlex.quote(str(run))}{more} --table {shlex.quote(str(files[calls[-1]]))}")

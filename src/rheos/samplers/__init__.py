@@ -22,9 +22,10 @@ from rheos.samplers.singlestep import Singlestep
 from rheos.samplers.solver_search import Decision, Mixed, search_schedule
 from rheos.samplers.stochastic import EulerMaruyama
 from rheos.samplers.stream import StreamBatch, StreamState
+from rheos.samplers.table_search import TableSearch, TableSearchState, trajectory
 from rheos.samplers.tables import Row, Rule, Table
 from rheos.samplers.time_shift import TimeShift
-from rheos.samplers.tune import Reference, TableSearch, TableSearchState, Tuned, fixed_rules, trajectory, tune
+from rheos.samplers.tuning import Reference, Tuned, fixed_rules, tune
 
 __all__ = [
     "BDIA", "BOGACKI_SHAMPINE", "DDIM", "DDPM", "DEIS", "DENSE_EARLY", "DORMAND_PRINCE", "EMS", "GHVB", "LCM", "PLMS", "RULES", "AdamsBashforth",

@@ -396,7 +396,7 @@ def weighed(statistics: ModelStatistics, seen: History, times: Times, i: int, no
     if edited is not None:
         shares = edited(shares)
     scale = [_kept(times.each[k], float(lam[k]), low, np.asarray(big_l_at[n])) for n, k in enumerate((i, i + 1))]
-    number = lambda v: torch.as_tensor(np.asarray(v), dtype=torch.float64)
+    number = (lambda v: torch.as_tensor(v, dtype=torch.float64)) if shape else float
     total = Combination(constant=number(way * (measure * offset).sum(0)))
     for n, k in enumerate(nodes):
         l = l_at[2 + n]

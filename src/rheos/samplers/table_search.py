@@ -8,8 +8,8 @@ bespoke non-stationary solvers (Shaul et al., 2024, arXiv:2403.01329), which fin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,22 +17,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rheos.core import Draws, Example, NonFinite, Watcher, checks, evolve
-from rheos.guidance import classifier_free
-from rheos.paths import LAM, QUADRATIC, RHO7, SQRT_U, Clock, Field, T, Times
-from rheos.paths.asking import cut, evaluating, spread
-from rheos.samplers.catalogue import public_rules
+from rheos.paths import Field, Times
+from rheos.paths.asking import evaluating
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.exponential import Exponential
-
-# GHVB
 from rheos.samplers.multistep import Multistep
 from rheos.samplers.ordinary import AdamsBashforth
-from rheos.samplers.sampling import sample
 from rheos.samplers.tables import Row, Rule, Table
 
-__all__ = ["Reference", "TableSearch", "TableSearchState", "Tuned", "fixed_rules", "trajectory", "tune"]
+__all__ = ["TableSearch", "TableSearchState", "fine_times", "trajectory"]
 
-SPACINGS = (LAM, SQRT_U, T, QUADRATIC, RHO7)
 POWERS = (0.7, 1.0, 1.4, 1.8, 2.4, 3.0)      # of the even share of the fine steps, with which the search begins
 PARENTS = 4                                  # of the best times so far, one is changed
 REACH = 0.35                                 # of the gap between its neighbours, within which a time is moved
@@ -60,7 +54,7 @@ def _exact(field: Field) -> Rule:
     return AdamsBashforth(3)
 
 
-def _fine(field: Field, steps: int) -> Times:
+def fine_times(field: Field, steps: int) -> Times:
     """About `steps` times: half of them even in t, half in the default spacing of the path's own rule."""
     rule = _exact(field)
     even = rule.times(field.path, (steps + 1) // 2).t
@@ -170,7 +164,7 @@ class TableSearch:
 
         target = GaussianMixture(torch.tensor([0.3, 0.7]).double(), torch.tensor([[-1.0, 0.5], [1.5, 2.0]]).double(), torch.tensor([0.2, 0.5]).double())
         exact = ExactField(Path.vp(), target)
-        times = _fine(exact, 24)
+        times = fine_times(exact, 24)
         start = exact.path.prior((12, 2), seed=1, dtype=torch.float64)
         search = cls(exact, times, trajectory(exact, start, times), 3, 8)
         return [Example(search, search.init(), 9, None)]
@@ -183,137 +177,3 @@ def _least_squares(seen: list[Tensor], wanted: Tensor) -> list[float]:
     square += RIDGE * torch.diag(square.diagonal() + 1e-6 * square.diagonal().mean())       # the latter for predictions that are all 0
     # By elimination: LAPACK's least squares of torch differ in the last digits from call to call.
     return torch.linalg.solve(square, columns @ wanted.flatten().double()).tolist()
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A table made for a field, and how it compares on starts that it was neither fitted to nor chosen by.
-
-    table: the best found. error: the median over those starts of each one's root mean square distance to its exact end, in the network's units.
-    name: what it is, "fitted" or the fixed rule that stayed ahead. rule, rule_error: the best fixed rule at as many calls, and its error. fitted_error:
-    of the fitted table. reference_error: that of the reference. tried: sets of times.
-    """
-
-    table: Table
-    error: float
-    name: str
-    rule: str
-    rule_error: float
-    fitted_error: float
-    reference_error: float
-    tried: int
-
-    @property
-    def gain(self) -> float:
-        """How many times smaller the error is than that of the best fixed rule."""
-        return self.rule_error / max(self.error, 1e-300)
-
-
-def fixed_rules(field: Field, calls: int) -> dict[str, Table]:
-    """Every deterministic rule here that makes `calls` calls on the field's path, in the spacings that it can be planned in, by name."""
-    found: dict[str, Table] = {"default": default_rule(field).plan(default_rule(field).times(field.path, calls))}
-    found = {name: table for name, table in found.items() if table.nfe == calls}
-    rules: dict[str, Rule] = {_short(rule): rule for rule in public_rules()}
-    for name, rule in rules.items():
-        left = calls - getattr(rule, "extra_calls", 0)
-        if left < rule.calls_per_step or left % rule.calls_per_step:
-            continue
-        for spacing in SPACINGS:
-            try:
-                steps = left // rule.calls_per_step
-                own = rule.times(field.path, steps)
-                times = Times.uniform(field.path, steps, spacing, start=float(own.t[0]), end=float(own.t[-1]))
-                table = rule.plan(times)
-            except ValueError:
-                continue
-            if not table.stochastic and table.nfe == calls:
-                found[f"{name}, even in {spacing.name}"] = table
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """Where the flow of a field carries some starts, as exactly as is needed to judge solvers.
-
-    times: about `fine` of them. points: (times, rows, *event). cond: of all rows. error: of the ends, the median over rows of the root mean square
-    difference to half as many steps.
-    """
-
-    field: Field
-    times: Times
-    points: Tensor
-    cond: Any
-    error: float
-
-    @classmethod
-    def of(cls, field: Field, start: Float[Tensor, "rows *event"], *, cond: Any = None, guidance: float | None = None, fine: int = 120,
-           watch: Iterable[Watcher] = ()) -> Reference:
-        """The reference from `start`, with the condition and the guidance that will be sampled with."""
-        fine = checks.integer("fine", fine, least=8)
-        checks.finite("start", checks.tensor("start", start, floating=True))
-        cond = spread(cond, len(start), start.device)
-        if guidance is not None:
-            field = classifier_free(field, guidance)
-        times = _fine(field, fine)
-        points = trajectory(field, start, times, cond, watch=watch)
-        half = torch.cat([times.t[:-1:2], times.t[-1:]])
-        coarse = trajectory(field, start, Times(field.path, half), cond, watch=watch)
-        return cls(field, times, points, cond, _median(coarse[-1], points[-1]))
-
-    def __post_init__(self):
-        if not bool(torch.isfinite(self.points[-1]).all()):
-            raise ValueError("the reference is not finite: the field or its condition leads out of the finite numbers")
-
-    def error_of(self, table: Table, rows: slice) -> float:
-        """The median over these rows of each one's root mean square distance to its exact end; infinite where the table blows up or cannot be run."""
-        try:
-            x = sample(self.field, start=self.points[0][rows], rule=table, cond=cut(self.cond, rows.start, rows.stop - rows.start))
-        except (NonFinite, ValueError):
-            return math.inf
-        return _median(x, self.points[-1][rows])
-
-
-def _median(x: Tensor, y: Tensor) -> float:
-    return float((x - y).flatten(1).double().square().mean(1).sqrt().median())
-
-
-def _short(rule: Rule) -> str:
-    """The rule's class and those of its settings that are not the class's own; the spacing is told apart."""
-    told = lambda value: value.name if isinstance(value, Clock) else str(value)
-    changed = [f"{f.name}={told(getattr(rule, f.name))}" for f in fields(rule) if f.name != "spacing" and getattr(rule, f.name) != f.default]
-    return f"{type(rule).__name__}({', '.join(changed)})"
-
-
-def tune(reference: Reference, calls: int, *, trials: int = 100, rules: Mapping[str, Table] | None = None, seed: int | Draws = 0,
-         watch: Iterable[Watcher] = ()) -> Tuned:
-    """The table of `calls` field calls that carries samples of a field closest to where its flow leads, by its `Reference`.
-
-    reference: of at least 8 starts: the first half is fitted to, the next quarter chooses the times, the last is judged on. Small events need more:
-    a table has some calls^2 / 2 numbers. trials: sets of times tried, each at about the cost of sampling three quarters of the starts. rules: tables
-    to compare with, by default `fixed_rules`. watch: of the search.
-
-    ValueError for fewer starts and for calls beyond the reference's steps.
-    """
-    calls, trials, rows = checks.integer("calls", calls, least=1), checks.integer("trials", trials, least=1), reference.points.shape[1]
-    if rows < 8:
-        raise ValueError(f"reference must hold at least 8 starts, half of them to fit to, got {rows}")
-    if calls > reference.times.steps:
-        raise ValueError(f"calls must be at most the {reference.times.steps} steps of the reference, got {calls}")
-    seen, field = rows * 3 // 4, reference.field
-    chosen, judged = slice(rows // 2, seen), slice(seen, rows)
-    search = TableSearch(field, reference.times, reference.points[:, :seen], calls, rows // 2, cut(reference.cond, 0, seen), seed=seed)
-    with torch.no_grad(), evaluating(getattr(field, "net", None)):
-        state = evolve(search, search.init(), trials, watch=watch, donate=True)
-        if not len(state.scores) or not math.isfinite(float(state.scores[0])):
-            raise ValueError(f"no table of {calls} calls could be fitted to these starts; give more of them, or more trials")
-        table = search.fitted(state.places[0])[0]
-    given = fixed_rules(field, calls) if rules is None else dict(rules)
-    errors = {name: reference.error_of(one, chosen) for name, one in given.items()}
-    best = min(errors, key=errors.get) if errors else ""
-    ahead = float(state.scores[0]) <= errors.get(best, math.inf)
-    fitted_error = reference.error_of(table, judged)
-    rule_error = reference.error_of(given[best], judged) if errors else math.inf
-    table = table if ahead else given[best]
-    scale = getattr(field, "scale", None)
-    return Tuned(replace(table, origin={**table.origin, "calls": calls, "guidance": scale}), fitted_error if ahead else rule_error,
-                 "fitted" if ahead else best, best, rule_error, fitted_error, reference.error, len(state.scores))

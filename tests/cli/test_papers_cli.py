@@ -85,7 +85,8 @@ def test_lists_papers_one_a_line_in_a_pipe(cli):
     assert [line[0] for line in lines[1:]] == [str(i) for i in range(204)]
     assert lines[7][5] == "Light Schrödinger Bridge"
     code, out, _ = cli("papers", "list", "--room", "samplers", "--built")
-    assert [line.split("\t")[1:3] for line in out.splitlines()[1:]] == [["dpm_solver_pp", "samplers"], ["deis", "samplers"]]
+    found = [line.split("\t")[1:3] for line in out.splitlines()[1:]]
+    assert {room for _, room in found} == {"samplers"} and {"dpm_solver_pp", "deis", "usf_s3"} <= {slug for slug, _ in found} and len(found) == 10
 
 
 def test_searches_and_cites(cli):

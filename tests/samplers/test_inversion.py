@@ -244,7 +244,7 @@ THERE = sample_pair(FIELD, start=START, times=UNEVEN)
     (lambda: invert(FIELD, START, rule=DDPM()), ValueError, "DDPM cannot be inverted exactly"),
     (lambda: sample_pair(FIELD, start=START, rule=EulerMaruyama()), ValueError, "EulerMaruyama cannot be inverted exactly"),
     (lambda: invert(FIELD, START, rule=AdaptiveRungeKutta()), (ValueError, TypeError), "AdaptiveRungeKutta"),
-    (lambda: invert(FIELD, START, steps=1), ValueError, "two rows and more"),
+    (lambda: invert(FIELD, START, steps=1), ValueError, "steps must be at least 2"),
     (lambda: invert(FIELD, START, steps=0), ValueError, "steps must be at least 1"),
     (lambda: invert(FIELD, START, before=START[:2]), (ValueError, TypeError), "before"),
     (lambda: invert(FIELD, START * math.nan), ValueError, "x must be finite"),
@@ -267,3 +267,26 @@ THERE = sample_pair(FIELD, start=START, times=UNEVEN)
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_an_edit_is_cut_with_the_batch():
+    """A projection has one measurement a row: split batches see their own."""
+    from rheos.guidance import Mask, project
+
+    field, seen = ExactField(LINEAR, skewed()), torch.tensor([[0.5, 0.0], [-1.0, 0.0], [2.0, 0.0]], dtype=F64)
+    edit, times = project(Mask(torch.tensor([True, False])), seen), Times.uniform(LINEAR, 12, start=0.0, end=0.95)
+    whole = sample_pair(field, start=START, times=times, edit=edit)
+    split = sample_pair(field, start=START, times=times, edit=edit, batch=2)
+    torch.testing.assert_close(split.x, whole.x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(invert(field, split, edit=edit, batch=2).x, START, rtol=0, atol=1e-9)
+
+
+def test_a_field_that_moves_samples_has_no_exact_inverse():
+    from rheos.samplers import AdaptiveRungeKutta, Reference, TimeShift
+
+    shifted = TimeShift(ExactField(PATH, digits_mixture()), data_variance=0.5)
+    start = PATH.prior((8, 16), dtype=F64)
+    for tried in (lambda: sample_pair(shifted, start=start), lambda: sample(shifted, start=start, rule=AdaptiveRungeKutta()),
+                  lambda: Reference.of(shifted, start, fine=10)):
+        with pytest.raises(ValueError, match="cannot follow a TimeShift"):
+            tried()

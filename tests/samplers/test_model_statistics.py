@@ -249,3 +249,15 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         ModelStatistics.load(save_tensors(tmp_path / "other.safetensors", {"l": torch.zeros(2)}))
     with pytest.raises(FileNotFoundError):
         ModelStatistics.load(tmp_path / "nothing.safetensors")
+
+
+def test_batches_do_not_change_random_probes():
+    """Above 64 coordinates the diagonal is met by random signs, which belong to rows, not to batches."""
+    path = Path.vp()
+    with Draws(3).scope(0):
+        net = torch.nn.Linear(70, 70).double().requires_grad_(False)
+    field = Field(lambda x, t, cond: torch.tanh(net(x)), path, "noise")
+    data = Draws(5).rows("data", 0, (9, 70), dtype=torch.float64)
+    whole, split = (model_statistics(field, data, 16, batch=size) for size in (9, 4))
+    for name in ("l", "s", "b"):
+        torch.testing.assert_close(getattr(split, name), getattr(whole, name), rtol=1e-9, atol=1e-9)

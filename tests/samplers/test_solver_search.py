@@ -197,3 +197,12 @@ def test_refusals(number):
     call, message = REFUSALS[number]
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_a_score_that_never_tells_is_told():
+    field = ExactField(Path.vp(), skewed())
+    start = field.path.prior((8, 2), seed=1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="score gave no finite number for any of the 5 schedules"):
+        search_schedule(field, start, 3, budget=5, score=lambda table: float("nan"))
+    with pytest.raises(TypeError, match="field"):
+        search_schedule(lambda x, t, cond: x, start, 3, budget=5)

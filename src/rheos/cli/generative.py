@@ -10,7 +10,7 @@ import typer
 
 from rheos.cli.drawing import check_disk, draw, suffixes
 from rheos.cli.errors import Failure, Usage
-from rheos.cli.options import check_memory, place, seconds
+from rheos.cli.options import check_memory, place, seconds, slug
 from rheos.cli.rules import RULE_NAMES, rule_named
 from rheos.cli.runs import PATHS, PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
 
@@ -152,7 +152,7 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
             table: Path | None = None) -> list[Path]:
     if guidance is not None and cond is None:
         raise Usage("--guidance needs a class or a caption: add --cond, or leave it out")
-    chosen = rule_named(rule) if table is None else _table(table, guidance)
+    chosen = rule_named(rule) if table is None else _table(table, guidance, folder)
     place, samples = find_model(folder)
     from rheos.core import checks
     from rheos.models import load, pick_device
@@ -167,7 +167,10 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
             raise Usage(f"--out {out}: samples of shape {model.event} are not images with known bounds, so they go into a {kinds[0]} file")
         raise Usage(f"--out must end in {' or '.join(kinds)}, got {out}")
     model.conditions.tensor(cond, 1)            # before any file is begun
-    asked = ([] if cond is None else [_slug(cond, model.condition)]) + ([] if guidance is None else [f"guidance{guidance:g}"])
+    asked = [] if cond is None else [slug(cond)]
+    if asked and model.condition == "label" and asked[0].removeprefix("-").isdecimal():
+        asked = [f"class{asked[0]}"]
+    asked += [] if guidance is None else [f"guidance{guidance:g}"]
     how = [rule, f"{steps}steps"] if table is None else [f"table{table.stem}"]
     name = "-".join([f"n{n}", *asked, *how, f"seed{seed}"])
     files = [out] if out is not None else [samples / f"{name}{kind}" for kind in (kinds if model.encoding is None else kinds[:1])]
@@ -180,26 +183,21 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
     return files
 
 
-def _table(file: Path, guidance: float | None) -> Table:
+def _table(file: Path, guidance: float | None, run: Path) -> Table:
     """The table in a file, with a note where it was made for another guidance."""
     from rheos.samplers import Table
 
     found = Table.load(file)
-    made_for = found.origin.get("guidance")
-    if found.origin.get("rule") == "tuned" and made_for != guidance:
-        say = lambda scale: "none" if scale is None else f"{scale:g}"
-        typer.echo(f"note: {file} was made for guidance {say(made_for)}, and samples are drawn with {say(guidance)}", err=True)
+    if "family" in found.origin:
+        from rheos.core.files import load_json
+
+        made_for, about = found.origin.get("guidance"), load_json(file).get("about", {})
+        say = lambda scale: "none" if scale in (None, 1.0) else f"{scale:g}"
+        if say(made_for) != say(guidance):
+            typer.echo(f"note: {file} was made for guidance {say(made_for)}, and samples are drawn with {say(guidance)}", err=True)
+        if about.get("run") not in (None, str(run)):
+            typer.echo(f"note: {file} was made for {about['run']}; for another model it is a table like any", err=True)
     return found
-
-
-def _slug(text: str, condition: str | None) -> str:
-    """What was asked for as a part of a file's name: whole if short, else cut and told apart by a hash."""
-    import hashlib
-
-    plain = "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in text)
-    if len(plain) > 40:
-        plain = f"{plain[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-    return f"class{plain}" if condition == "label" and plain.removeprefix("-").isdecimal() else plain
 
 
 def report(

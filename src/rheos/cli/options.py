@@ -11,7 +11,7 @@ import typer
 
 from rheos.cli.errors import Usage
 
-__all__ = ["check_memory", "place", "seconds"]
+__all__ = ["check_memory", "place", "seconds", "slug"]
 
 
 def place(text: str | Path) -> Path:
@@ -31,6 +31,14 @@ def seconds(text: str | float) -> float:
     if not value > 0:
         raise typer.BadParameter(f"it must be a time such as 90s, 10m or 1h30m, got {str(text)!r}")
     return value
+
+
+def slug(text: str) -> str:
+    """What was asked for as a part of a file's name: whole if short, else cut and told apart by a hash."""
+    import hashlib
+
+    plain = "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in text)
+    return plain if len(plain) <= 40 else f"{plain[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def check_memory(option: str, n: int, event: Sequence[int], draws: int = 1) -> None:

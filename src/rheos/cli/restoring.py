@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,10 +34,10 @@ def restore(
                                               show_default=False)] = None,
     hole: Annotated[float | None, typer.Option(help="inpaint: side of the hidden square in the middle, as a share of the image's.", show_default="0.5")] = None,
     factor: Annotated[int | None, typer.Option(help="superres: so many times wider and higher.", show_default="2")] = None,
-    method: Annotated[str, typer.Option(help="steered (gradients through the network: mostly closest), project or flowchef (without, cheaper).")] = "steered",
+    method: Annotated[str, typer.Option(help="steered (gradients through the network), project or flowchef (without, cheaper).")] = "steered",
     n: Annotated[int, typer.Option(help="How many held-out images.")] = 16,
     cond: Annotated[str | None, typer.Option(help="A class, where it is known what the images show.", show_default="not told")] = None,
-    steps: Annotated[int, typer.Option(help="Steps from noise to data, most of them made several times.")] = 20,
+    steps: Annotated[int, typer.Option(help="Steps from noise to data; steered and project make most of them several times.")] = 20,
     draws: Annotated[int, typer.Option(help="Answers averaged: more are smoother, and nearer on average.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the noise; other seeds give other answers that fit.")] = 0,
     out: Annotated[Path | None, typer.Option(help="A .png with what was given, what was made and, where known, the truth; the images go beside it as .npy.",
@@ -107,7 +108,7 @@ def _operator(task: str, event: tuple[int, ...], mask: Path | None, hole: float,
     if task == "colour":
         if channels != 3:
             raise Usage(f"--task colour needs a model of three colours; this one's images have {channels} channel")
-        return Grey()
+        return Grey.luma()      # what grey pictures are made by
     if task == "superres":
         if height % factor or width % factor:
             raise Usage(f"--factor must divide the images' size, {height} x {width}, got {factor}")
@@ -134,7 +135,11 @@ def _picture(file: Path, channels: int) -> Tensor:
 
     try:
         with Image.open(file) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
+            deep = image.mode.startswith("I")       # 16 bits a pixel, which a conversion to 8 would cut off
+            flat = image if deep else image.convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(flat, dtype=np.float32) / (257.0 if deep else 1.0)
+            if deep and channels == 3:
+                pixels = np.repeat(pixels[..., None], 3, -1)
     except FileNotFoundError:
         raise Failure(f"{file} does not exist") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
@@ -149,13 +154,19 @@ def _read(images: Path, shape: tuple[int, ...], bounds: tuple[float, float]) -> 
 
     if images.suffix == ".npy":
         try:
-            found = torch.from_numpy(np.load(images, allow_pickle=False)).float()
+            raw = np.load(images, allow_pickle=False)
+            if raw.dtype.kind not in "fiu":
+                raise ValueError(f"its entries are {raw.dtype}")
+            found = torch.from_numpy(raw.astype(np.float32))
         except (ValueError, TypeError, EOFError) as error:
             raise Failure(f"{images} is not an array of numbers: {error}") from None
         if found.shape[1:] != shape or not len(found):
             raise Usage(f"--images must hold an array (n, {', '.join(map(str, shape))}) for this task, got {tuple(found.shape)}")
         if not bool(torch.isfinite(found).all()):
             raise Usage(f"--images {images} holds numbers that are not finite")
+        low, high = float(found.min()), float(found.max())
+        if low < bounds[0] - 1e-3 or high > bounds[1] + 1e-3:
+            raise Usage(f"--images {images} must lie in the data's units, from {bounds[0]:g} to {bounds[1]:g}, got {low:g} to {high:g}")
         return found
     files = sorted(file for file in images.iterdir() if file.suffix.lower() in PICTURES) if images.is_dir() else [images]
     if not files:
@@ -176,7 +187,7 @@ def _restored(model: Model, operator: Any, given: Tensor, method: str, steps: in
 
     from rheos.core import Draws, Progress
     from rheos.guidance import flow_chef, project, steered, travel, travelled
-    from rheos.paths import Times
+    from rheos.paths import Linear, Times
 
     field = model.field
     # The transform shifts and scales all numbers alike, and every operator here carries that through.
@@ -186,6 +197,9 @@ def _restored(model: Model, operator: Any, given: Tensor, method: str, steps: in
         told = torch.full((len(y),), -1)
     walk = lambda count, loops: travelled(Times.uniform(field.path, count), loops)
     parts = []
+    if method == "flowchef" and not isinstance(field.path.schedule, Linear):
+        typer.echo(f"note: flowchef is made for the linear path, this model lives on {field.path.schedule}: expect less", err=True)
+        warnings.simplefilter("ignore")
     for draw in range(draws):
         shared = {"seed": seed if draw == 0 else Draws(seed).child(draw), "cond": told, "watch": [Progress(method)]}
         if method == "steered":
@@ -200,9 +214,9 @@ def _restored(model: Model, operator: Any, given: Tensor, method: str, steps: in
 
 
 def _psnr(x: Tensor, truth: Tensor, bounds: tuple[float, float]) -> float:
-    """Peak signal-to-noise ratio in decibels, the mean over images."""
-    gap = (x.double() - truth.double()).flatten(1).square().mean(1).clamp_min(1e-12)
-    return float((20 * math.log10(bounds[1] - bounds[0]) - 10 * gap.log10()).mean())
+    """Peak signal-to-noise ratio in decibels, of the squared error of all pixels: a mean of decibels would be ruled by single exact images."""
+    gap = float((x.double() - truth.double()).square().mean())
+    return 20 * math.log10(bounds[1] - bounds[0]) - 10 * math.log10(max(gap, 1e-30))
 
 
 def _plain(operator: Any, given: Tensor, model: Model) -> Tensor:

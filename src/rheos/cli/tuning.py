@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rheos.cli.errors import Usage
-from rheos.cli.options import place
+from rheos.cli.options import check_memory, place, slug
 from rheos.cli.runs import check_writable, find_model, found_well, one_thread
 
 __all__ = ["tune"]
@@ -43,7 +43,8 @@ def tune(
             raise Usage(f"{option} must be at least {least}, got {value}")
     where, samples = find_model(run)
     folder = samples.parent / "tables" if out is None else out
-    files = {count: folder / f"nfe{count}{'' if guidance is None else f'-guidance{guidance:g}'}.json" for count in calls}
+    made_for = "".join([] if cond is None else [f"-{slug(cond)}"]) + ("" if guidance is None else f"-guidance{guidance:g}")
+    files = {count: folder / f"nfe{count}{made_for}.json" for count in calls}
     for file in files.values():
         check_writable(file)
     import rheos
@@ -56,12 +57,15 @@ def tune(
     with found_well():
         model = load(where)
     model.to(pick_device(device))
+    check_memory("--starts", starts, model.event, fine + 2)
     like, path = model.field.like, model.field.path
     if path.two_sided:
         raise Usage("tables are made for models that begin at noise; this one begins at data")
     asked = model.classes_as_in_the_data(starts, seed=seed) if cond is None and guidance is None else model.conditions.tensor(cond, starts)
     start = path.prior((starts, *model.event), seed=seed, dtype=like.dtype, device=like.device)
     reference = Reference.of(model.field, start, cond=asked, guidance=guidance, fine=fine, watch=[Progress("reference")])
+    if max(calls) > reference.times.steps:
+        raise Usage(f"--fine {fine} makes a reference of {reference.times.steps} steps, fewer than {max(calls)} calls: raise it")
     typer.echo(f"median over {starts - starts * 3 // 4} unseen starts of the distance to where the flow ends (the reference's own: {reference.error:.2g})")
     for count, file in files.items():
         made = search(reference, count, trials=trials, seed=seed, watch=[Progress(f"{count} calls: times tried")])
@@ -71,5 +75,7 @@ def tune(
         others = ", ".join(f"{family} {error:.4g}" for family, error in made.errors.items() if family != made.family and family != "fixed")
         typer.echo(f"{count:4d} calls: {made.error:.4g} ({what}), {made.gain:.2f} times closer than the best fixed rule, {made.rule_error:.4g} ({made.rule}); "
                    f"{others}; {file}")
+        if made.reference_error > made.error / 3:
+            typer.echo(f"note: the reference's own error is {made.reference_error:.2g}, too near to judge by: raise --fine above {fine}", err=True)
     more = "" if guidance is None else f" --cond {shlex.quote(str(cond))} --guidance {guidance:g}"
     typer.echo(f"draw with one:  rheos sample {shlex.quote(str(run))}{more} --table {shlex.quote(str(files[calls[-1]]))}")

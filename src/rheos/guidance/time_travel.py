@@ -18,7 +18,7 @@ from torch import Tensor
 from rheos.core import Draws, Example, NonFinite, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance.classifier_free import classifier_free
 from rheos.paths import Field, Path, Prediction, Times
-from rheos.paths.asking import cut, evaluating, spread
+from rheos.paths.asking import cut, cut_hook, evaluating, spread
 
 __all__ = ["Ask", "Nudging", "Overwrite", "Steering", "TimeTravel", "TimeTravelState", "travel", "travelled"]
 
@@ -293,7 +293,7 @@ def travel(
             end = min(n, begin + size)
             x = (field.path.prior((end - begin, *event), seed=draws, first=offset + begin, start=walk[0], dtype=like.dtype, device=like.device)
                  if start is None else start[begin:end])
-            hooks = {name: _hook_of(hook, begin, end) for name, hook in (("nudge", nudge), ("edit", edit), ("overwrite", overwrite))}
+            hooks = {name: cut_hook(hook, begin, end) for name, hook in (("nudge", nudge), ("edit", edit), ("overwrite", overwrite))}
             run = TimeTravel(asked, walk, cut(cond, begin, end - begin), eta, turn, **hooks, seed=draws, first=offset + begin)
             state = evolve(run, run.init(x.detach()), run.steps, watch=watch)
             if state.step < run.steps:
@@ -358,7 +358,3 @@ def _shaped_like(name: str, value: Any, x: Tensor) -> Tensor:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{name} must return the shape of the samples, {tuple(x.shape)}, got {got}")
     return value
-
-
-def _hook_of(hook: Any, start: int, stop: int) -> Any:
-    return hook.rows(start, stop) if hook is not None and callable(getattr(hook, "rows", None)) else hook

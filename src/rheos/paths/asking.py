@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["cut", "evaluating", "spread"]
+__all__ = ["cut", "cut_hook", "evaluating", "spread"]
 
 
 def spread(cond: Any, n: int, device: torch.device) -> Any:
@@ -32,6 +32,11 @@ def cut(cond: Any, first: int, rows: int) -> Any:
     if isinstance(cond, dict):
         return {name: cut(value, first, rows) for name, value in cond.items()}
     return None if cond is None else cond[first : first + rows]
+
+
+def cut_hook(hook: Any, start: int, stop: int) -> Any:
+    """An edit or another hook for rows start .. stop - 1 alone, where it has a method `rows(start, stop)`; else as it is."""
+    return hook.rows(start, stop) if hook is not None and callable(getattr(hook, "rows", None)) else hook
 
 
 @contextmanager

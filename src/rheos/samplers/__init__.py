@@ -19,7 +19,7 @@ from rheos.samplers.pseudo import PLMS
 from rheos.samplers.sampling import sample
 from rheos.samplers.similarity import SimilarityFilter, SimilarityState, skip_probability
 from rheos.samplers.singlestep import Singlestep
-from rheos.samplers.solver_search import Decision, Mixed, search_schedule
+from rheos.samplers.solver_search import Decision, Mixed, begun, search_schedule
 from rheos.samplers.stochastic import EulerMaruyama
 from rheos.samplers.stream import StreamBatch, StreamState
 from rheos.samplers.table_search import TableSearch, TableSearchState, trajectory
@@ -32,7 +32,8 @@ __all__ = [
     "Adaptive", "AdaptiveRungeKutta", "AdaptiveState", "Combination", "Compensated", "CompensationRegression", "DPMSolverPP", "Decision",
     "DynamicThreshold", "EmbeddedPair", "Euler", "EulerMaruyama", "Every", "Exponential", "FeatureReuse", "HeavyBall", "History", "Mixed", "ModelStatistics",
     "Multistep", "MultistepState", "Pair", "Reference", "Row", "Rule", "RungeKutta", "SimilarityFilter", "SimilarityState", "Singlestep", "StreamBatch",
-    "StreamState", "Table", "TableSearch", "TableSearchState", "TimeShift", "Tuned", "UniPC", "default_rule", "dynamic_threshold", "evaluating", "every",
+    "StreamState", "Table", "TableSearch", "TableSearchState", "TimeShift", "Tuned", "UniPC", "begun", "default_rule", "dynamic_threshold", "evaluating",
+    "every",
     "fit_compensation", "fixed_rules", "invert", "model_statistics", "prior_noise", "public_rules", "sample", "sample_pair", "search_schedule",
     "skip_probability", "trajectory", "tune",
 ]

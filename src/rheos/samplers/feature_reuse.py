@@ -105,7 +105,7 @@ class FeatureReuse(Field):
         if stops[now]:
             answer = self._key(x, t, cond, list(stops), now)
         else:
-            answer = self._between(x, t, now)
+            answer = self._between(x, t, cond, now)
         return dict(zip(self.predicts, answer, strict=True))
 
     def _stops(self, t: Tensor) -> dict[float, bool]:
@@ -134,10 +134,13 @@ class FeatureReuse(Field):
         end = next((i for i in range(first, len(stops)) if marks[stops[i]]), len(stops))
         return stops[first:end]
 
-    def _between(self, x: Tensor, t: Tensor, now: float) -> tuple[Tensor, ...]:
+    def _between(self, x: Tensor, t: Tensor, cond: Any, now: float) -> tuple[Tensor, ...]:
         if self._at_key is None:
             raise ValueError(f"t = {now:g} is no key step, and no key step was asked before it")
-        _, features, cond = self._at_key
+        _, features, told = self._at_key
+        if not _same(cond, told):
+            raise ValueError("cond must stay what it was at the key step, whose features hold it")
+        cond = told
         if now in self._parts:
             if self._parts[now][0].shape != x.shape:
                 raise ValueError(f"x must have the shape it had at the key step, {tuple(self._parts[now][0].shape)}, got {tuple(x.shape)}")
@@ -170,6 +173,14 @@ def prior_noise(table: Table, strength: float = 0.003, after: float = 0.5) -> Ta
 
     rows = range(table.nfe)
     return replace(table, predict=tuple(more(table.predict[i], i) for i in rows), correct=tuple(more(table.correct[i], i) for i in rows))
+
+
+def _same(cond: Any, told: Any) -> bool:
+    if isinstance(cond, dict) and isinstance(told, dict):
+        return cond.keys() == told.keys() and all(_same(cond[name], told[name]) for name in cond)
+    if isinstance(cond, Tensor) and isinstance(told, Tensor):
+        return cond is told or cond.shape == told.shape and bool(((cond == told) | (cond != cond) & (told != told)).all())      # not-a-number is no condition
+    return cond is None and told is None
 
 
 def _tuple(answer: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

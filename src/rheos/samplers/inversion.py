@@ -20,12 +20,12 @@ from torch import Tensor
 from rheos.core import Draws, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
-from rheos.paths.asking import cut, evaluating, spread
+from rheos.paths.asking import cut, cut_hook, evaluating, spread
 from rheos.samplers.bidirectional import BDIA
 from rheos.samplers.exponential import DDIM
 from rheos.samplers.multistep import Edit, Multistep
 from rheos.samplers.ordinary import Euler
-from rheos.samplers.sampling import planned_for
+from rheos.samplers.sampling import planned_for, still
 from rheos.samplers.tables import Rule, Table
 
 __all__ = ["Pair", "invert", "sample_pair"]
@@ -137,11 +137,14 @@ def invert(
     >>> (invert(field, there).x - x).abs().max().item() < 1e-12
     True
     """
+    if not isinstance(field, Field):
+        raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
+    still(field, "invert")
     if isinstance(x, Pair):
         for name, value in (("before", before), ("steps", steps), ("rule", rule), ("times", times)):
             if value is not None:
                 raise ValueError(f"{name} must be left out for a Pair, which brings its own table")
-        if isinstance(field, Field) and field.path != x.table.times.path:
+        if field.path != x.table.times.path:
             raise ValueError(f"the pair was made on {x.table.times.path.schedule}, but the field lives on {field.path.schedule}")
         here = x
     else:
@@ -165,7 +168,10 @@ def _table(field: Field, rule: Rule | Table | None, steps: int, times: Times | N
         raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
     if edit is not None and not callable(edit):
         raise TypeError(f"edit must be callable as edit(prediction, x, t), got {type(edit).__name__}")
+    still(field, "an exact inverse")
     rule = BDIA() if rule is None else rule
+    if times is None and not isinstance(rule, Table) and checks.integer("steps", steps) < 2:
+        raise ValueError(f"steps must be at least 2, of which all but the first can be solved back, got {steps}")
     plan = planned_for(field, rule, steps, times, edit)
     try:
         if not isinstance(plan, Table):
@@ -195,7 +201,7 @@ def _along(field: Field, table: Table, x: Tensor, before: Tensor | None, cond: A
     with torch.set_grad_enabled(x.requires_grad or table.differentiable), evaluating(getattr(field, "net", None)), raising_interrupts():
         for first in range(0, len(x), size):
             rows = slice(first, first + size)
-            run = Multistep(asked, table, cut(cond, first, min(size, len(x) - first)), edit, keep=1)
+            run = Multistep(asked, table, cut(cond, first, min(size, len(x) - first)), cut_hook(edit, first, first + size), keep=1)
             end = evolve(run, run.init(x[rows], [] if before is None else [before[rows]]), table.nfe, donate=True)
             parts.append((end.x, end.points[0]))
     newest, earlier = zip(*parts, strict=True)

@@ -9,7 +9,7 @@ and functions of lam: l = E diag(sigma d eps / dx) takes out of the prediction w
 (l, s, b) = (1, 0, 0) is the data kind, (0, -1, 0) the noise kind. They depend on lam alone, not on the path that a network was trained on.
 On the field of a Gaussian with independent coordinates f does not depend on x at all, so that one step of order 1 is exact.
 Ours: cubic curves between the measured points, so that orders are kept; before the first the data kind, after the last the noise kind, which
-are the limits of every field, so that runs may begin without data and end without noise; f' by a central difference along the flow.
+are the limits of every field, so that runs may begin without any data and end without any noise; f' by a central difference along the flow.
 """
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _pooled(reduce: str, axes: int, first: int) -> tuple[int, ...]:
     return {"coordinate": (), "channel": tuple(range(first + 1, first + axes)), "one": tuple(range(first, first + axes))}[reduce]
 
 
-def diagonal(value: Tensor, x: Tensor, probes: int, draws: Draws) -> Tensor:
+def diagonal(value: Tensor, x: Tensor, probes: int, draws: Draws, first: int = 0) -> Tensor:
     """The diagonal of d value / d x, row by row, (batch, *event): exact for small events, else its mean over random signs v of v (J^T v)."""
     flat, size = value.flatten(1), value[0].numel()
     if size <= LARGEST_EXACT:
@@ -176,7 +176,7 @@ def diagonal(value: Tensor, x: Tensor, probes: int, draws: Draws) -> Tensor:
         return torch.stack([ask(k) for k in range(size)], 1).reshape(x.shape)
     total = torch.zeros_like(x)
     for k in range(probes):
-        v = 2.0 * draws.integers("probes", k, tuple(x.shape), 2, device=x.device).to(x.dtype) - 1.0
+        v = 2.0 * draws.integers("probes", k, tuple(x.shape), 2, first=first, device=x.device).to(x.dtype) - 1.0
         total += v * torch.autograd.grad((value * v).sum(), x, retain_graph=k + 1 < probes)[0]
     return total / probes
 
@@ -210,7 +210,7 @@ def model_statistics(field: Field, data: Inexact[Tensor, "rows *event"], points:
     with evaluating(getattr(field, "net", None)):
         for here in lam.tolist():
             at = [_coefficients(path, v) for v in (max(here - h, edge[0]), here, min(here + h, edge[1]))]
-            told = [_measure(field, at, data[k : k + batch], z[k : k + batch], cut(cond, k, batch), probes, draws.child(k))
+            told = [_measure(field, at, data[k : k + batch], z[k : k + batch], cut(cond, k, batch), probes, draws, k)
                     for k in range(0, len(data), batch)]
             scaled, heard, moved, slope = (torch.cat(parts) for parts in zip(*told, strict=True))
             away = [v - mean(v) for v in (scaled, heard, moved)]
@@ -219,13 +219,14 @@ def model_statistics(field: Field, data: Inexact[Tensor, "rows *event"], points:
     return _regressed(lam, torch.stack(moments, 1))
 
 
-def _measure(field: Field, at: list[tuple[float, Coefficients]], data: Tensor, z: Tensor, cond: Any, probes: int, draws: Draws) -> tuple[Tensor, ...]:
+def _measure(field: Field, at: list[tuple[float, Coefficients]], data: Tensor, z: Tensor, cond: Any, probes: int, draws: Draws,
+             first: int) -> tuple[Tensor, ...]:
     """x / alpha, the data prediction D, its derivative along the flow by lam, and the diagonal of d(alpha D)/dx; float64, (batch, *event)."""
     (t, now), wide = at[1], torch.float64
     x = (now.b * data + now.c * z).requires_grad_(True)
     with torch.enable_grad():
         heard = field(x, t, cond).of("data")
-        slope = now.b * diagonal(heard, x, probes, draws)
+        slope = now.b * diagonal(heard, x, probes, draws, first)
     x, heard = x.detach().to(wide), heard.detach().to(wide)
 
     def carried(there: tuple[float, Coefficients]) -> Tensor:

@@ -11,14 +11,14 @@ from torch import Tensor
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.guidance import classifier_free
 from rheos.paths import Field, Times
-from rheos.paths.asking import cut, evaluating, spread
+from rheos.paths.asking import cut, cut_hook, evaluating, spread
 from rheos.samplers.adaptive import AdaptiveRungeKutta
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.exponential import INSIDE
 from rheos.samplers.multistep import Edit, Multistep
 from rheos.samplers.tables import Rule, Table, planned
 
-__all__ = ["planned_for", "sample"]
+__all__ = ["planned_for", "sample", "still"]
 
 MOST_STEPS = 100_000        # a plan is a row a step, made beforehand
 
@@ -101,8 +101,7 @@ def sample(
                  if start is None else start[first : first + rows])
             # Half-integrated samples are of no use to anybody: Ctrl-C raises, and a watcher that ends the run is refused.
             with raising_interrupts():
-                part = edit.rows(first, first + rows) if callable(getattr(edit, "rows", None)) else edit
-                parts.append(_run(plan, field, x, cut(cond, first, rows), part, draws, offset + first, watch))
+                parts.append(_run(plan, field, x, cut(cond, first, rows), cut_hook(edit, first, first + rows), draws, offset + first, watch))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -139,6 +138,7 @@ def planned_for(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, st
         raise TypeError(f"rule must be an instance such as {rule.__name__}(), got the class {rule.__name__}")
     rule = default_rule(field) if rule is None else rule
     if isinstance(rule, AdaptiveRungeKutta):
+        still(field, "AdaptiveRungeKutta")
         begin, end = _askable_span(field, rule, edit) if times is None else _checked(times, field).t[[0, -1]].tolist()
         return rule, begin, end
     if not callable(getattr(rule, "plan", None)):
@@ -174,6 +174,12 @@ def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times, edit: 
     if blind and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
         t[-1] = max(1 - INSIDE, 0.5 * (t[-2] + 1))
     return Times(field.path, t)
+
+
+def still(field: Field, who: str) -> None:
+    """ValueError for fields that answer for another point than the one they are asked at: only tables, run step by step, go on from there."""
+    if getattr(field, "moves", False):
+        raise ValueError(f"{who} cannot follow a {type(field).__name__}, which takes samples to other points than it is asked at")
 
 
 def _missing(name: str, why: str) -> Any:

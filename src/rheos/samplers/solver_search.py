@@ -224,6 +224,8 @@ def search_schedule(field: Field, start: Float[Tensor, "rows *event"], steps: in
     >>> len(best.decisions)
     3
     """
+    if not isinstance(field, Field):
+        raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
     steps, budget = checks.integer("steps", steps, least=1), checks.integer("budget", budget, least=1)
     path, draws = field.path, Draws.of(seed)
     checks.finite("start", checks.tensor("start", start, floating=True))
@@ -270,7 +272,10 @@ def search_schedule(field: Field, start: Float[Tensor, "rows *event"], steps: in
         best = sorted(tried, key=tried.get)[:PARENTS]
         judged(_child(best, path, span, draws.child(rounds), KINDS if statistics is not None else KINDS[:2], clocks, free_start))
         rounds += 1
-    return min(tried, key=tried.get)
+    best = min(tried, key=tried.get)
+    if tried[best] == math.inf:
+        raise ValueError(f"score gave no finite number for any of the {len(tried)} schedules that were tried")
+    return best
 
 
 def _child(best: list[Mixed], path: Path, span: tuple[float, float], draws: Draws, kinds: tuple[str, ...], clocks: tuple[Clock, ...],

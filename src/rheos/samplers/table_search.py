@@ -25,10 +25,11 @@ from rheos.samplers.multistep import Multistep
 from rheos.samplers.ordinary import AdamsBashforth
 from rheos.samplers.tables import Row, Rule, Table
 
-__all__ = ["TableSearch", "TableSearchState", "fine_times", "trajectory"]
+__all__ = ["WORST", "TableSearch", "TableSearchState", "fine_times", "trajectory"]
 
 POWERS = (0.7, 1.0, 1.4, 1.8, 2.4, 3.0)      # of the even share of the fine steps, with which the search begins
-PARENTS = 4                                  # of the best times so far, one is changed
+WORST = torch.finfo(torch.float64).max        # a state is finite, so what stands for no score is too
+KEPT, PARENTS = 32, 4                        # so many of the best times are remembered, and one of so many is changed
 REACH = 0.35                                 # of the gap between its neighbours, within which a time is moved
 RIDGE = 1e-9                                 # of the normal equations' diagonal: predictions of neighbouring times are nearly parallel
 
@@ -65,10 +66,12 @@ def fine_times(field: Field, steps: int) -> Times:
 
 @dataclass
 class TableSearchState:
-    """Times tried so far, as places among the fine ones (tried, calls + 1), their scores (tried,), the best first; the number of tries."""
+    """The best times so far, as places among the fine ones (kept, calls + 1), and their scores (kept,), the best first; what is not there yet scores
+    `WORST`. tried: sets of times scored; step: candidates looked at, those met before included."""
 
-    places: Int64[Tensor, "tried points"]
-    scores: Float[Tensor, " tried"]
+    places: Int64[Tensor, "kept points"]
+    scores: Float[Tensor, " kept"]
+    tried: int = 0
     step: int = 0
 
 
@@ -92,6 +95,7 @@ class TableSearch:
 
     def __post_init__(self):
         checks.integer("calls", self.calls, least=1)
+        checks.one_of("kind", self.kind, ("velocity", "data", "noise", "score"))
         if len(self.points) != len(self.times):
             raise ValueError(f"points must have one entry a time, {len(self.times)}, got {len(self.points)}")
         if self.calls > self.times.steps:
@@ -102,23 +106,23 @@ class TableSearch:
 
     def init(self) -> TableSearchState:
         """Nothing tried yet."""
-        return TableSearchState(torch.zeros((0, self.calls + 1), dtype=torch.int64), torch.zeros(0, dtype=torch.float64))
+        return TableSearchState(torch.full((KEPT, self.calls + 1), -1), torch.full((KEPT,), WORST, dtype=torch.float64))
 
     def step(self, state: TableSearchState) -> TableSearchState:
         place = self._begun(state.step) if state.step < len(POWERS) else self._moved(state)
         if place is None or bool((state.places == place).all(1).any()):
             return replace(state, step=state.step + 1)
         places, scores = torch.cat([state.places, place[None]]), torch.cat([state.scores, torch.tensor([self.score(place)], dtype=torch.float64)])
-        order = scores.argsort(stable=True)
-        return TableSearchState(places[order], scores[order], state.step + 1)
+        order = scores.argsort(stable=True)[:KEPT]
+        return TableSearchState(places[order], scores[order], state.tried + 1, state.step + 1)
 
     def score(self, place: Tensor) -> float:
-        """The median over the choosing rows of each one's root mean square distance to its exact end; infinite for tables that blow up."""
+        """The median over the choosing rows of each one's root mean square distance to its exact end; `WORST` for tables that blow up."""
         try:
             found = float(self.distances(self.fitted(place)[1])[self.fit :].median())
-        except (NonFinite, ValueError):
-            return math.inf
-        return found if math.isfinite(found) else math.inf
+        except (NonFinite, torch.linalg.LinAlgError):
+            return WORST
+        return found if math.isfinite(found) else WORST
 
     def distances(self, x: Tensor) -> Float[Tensor, " rows"]:
         """Each row's root mean square distance to its exact end."""
@@ -133,6 +137,8 @@ class TableSearch:
             predictions.insert(0, answer.of(self.kind))
             seen = [x, *predictions]
             numbers = _least_squares([v[: self.fit] for v in seen], self.points[place[i + 1], : self.fit])
+            if not all(map(math.isfinite, numbers)):
+                raise NonFinite(i, "fitted numbers of a row", "not finite", good=False)
             rows.append(Row((numbers[0],), tuple(numbers[1:])))
             x = sum((value * number for value, number in zip(seen[1:], numbers[1:], strict=True)), x * numbers[0])
         return Table(times, self.kind, tuple(rows), origin={"rule": "tuned", "calls": self.calls}), x
@@ -146,10 +152,11 @@ class TableSearch:
 
     def _moved(self, state: TableSearchState) -> Tensor | None:
         """One of the best times with up to half of the inner ones moved."""
-        if self.calls == 1 or not len(state.places):
+        known = int((state.scores < WORST).sum())
+        if self.calls == 1 or not known:
             return None
         u = Draws.of(self.seed).uniform("table search", state.step, (self.calls + 1, 2), dtype=torch.float64)
-        place = state.places[int(u[0, 0] * min(PARENTS, len(state.places)))].clone()
+        place = state.places[int(u[0, 0] * min(PARENTS, known))].clone()
         count = 1 + int(u[0, 1] * max(1, self.calls // 2))
         for i in (u[1:-1, 0].argsort()[:count] + 1 if self.calls > 2 else torch.tensor([1])).tolist():
             reach = max(1, round(REACH * int(place[i + 1] - place[i - 1])))

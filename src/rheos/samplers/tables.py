@@ -45,7 +45,10 @@ class Row:
 
     def __post_init__(self):
         for name in ("a", "w"):
-            object.__setattr__(self, name, tuple(_number(v) for v in getattr(self, name)))
+            given = getattr(self, name)
+            if isinstance(given, str) or any(isinstance(v, str | bool) for v in given):
+                raise TypeError(f"{name} of a table row must hold numbers, got {given!r}")
+            object.__setattr__(self, name, tuple(_number(v) for v in given))
         object.__setattr__(self, "c", _number(self.c))
         for value in (*self.a, *self.w, self.c, float(self.s)):
             if not (bool(value.isfinite().all()) if isinstance(value, Tensor) else math.isfinite(value)):
@@ -119,6 +122,8 @@ class Table:
         for name, size in (("times", len(self.times) - 1), ("correct", len(self.correct)), ("epsilon", len(self.epsilon))):
             if size != len(self.predict):
                 raise ValueError(f"table.{name} must fit its {len(self.predict)} rows, got {size}")
+        for level in self.epsilon:
+            checks.between("table.epsilon", level, -math.inf, math.inf, low_open=True, high_open=True)
         if not self.predict:
             raise ValueError("table.predict must hold at least one row")
         for i, row in enumerate(self.predict):
@@ -126,6 +131,14 @@ class Table:
                 raise ValueError(f"row {i} of the table reaches further back than the {i + 1 + self.before} points there are")
         if self.correct[-1] is not None:
             raise ValueError("the last row of a table cannot be corrected: the field is not called at the end")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Table):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in ("times", "kind", "predict", "correct", "epsilon", "before"))
+
+    def __hash__(self) -> int:
+        return hash((self.times, self.kind, self.predict))
 
     @property
     def nfe(self) -> int:
@@ -172,6 +185,8 @@ class Table:
 
     def edited(self, row: int, **changes: Any) -> Table:
         """A table with the numbers `a`, `w`, `c` or `s` of one predictor row replaced."""
+        if not -self.nfe <= checks.integer("row", row) < self.nfe:
+            raise ValueError(f"row must be one of the table's {self.nfe}, got {row}")
         rows = list(self.predict)
         rows[row] = replace(rows[row], **changes)
         return replace(self, predict=tuple(rows))

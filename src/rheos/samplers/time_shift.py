@@ -25,7 +25,7 @@ FEWEST_COORDINATES = 16
 
 
 class TimeShift(Field):
-    """A field that is asked at each sample's own time: `sample(TimeShift(field, data_variance=0.08), 64, rule=DDIM())`, with any rule.
+    """A field that is asked at each sample's own time: `sample(TimeShift(field, data_variance=0.08), 64, rule=DDIM())`, with any rule of a table.
 
     field: any one-sided field with Gaussian noise, guidance included: `TimeShift(classifier_free(field, 3.0))`. window: width of the times
         looked at, as a share of the path, half of it on each side; the paper has 0.02 to 0.06. cutoff: the last share of the path, next to
@@ -36,6 +36,8 @@ class TimeShift(Field):
     Candidates are the steps of a discrete model's path, else thousandths of it. An answer's `x` is the sample taken back to the planned time, and samplers
     go on from there. ValueError for paths where the variance tells nothing, and for samples of fewer than 16 coordinates.
     """
+
+    moves = True        # its answers are for the sample taken back to the planned time, from where steps go on
 
     def __init__(self, field: Field, window: float = 0.06, cutoff: float = 0.3, data_variance: float | None = None):
         if not isinstance(field, Field):
@@ -69,6 +71,8 @@ class TimeShift(Field):
 
     def shifted(self, x: Tensor, t: Tensor | float) -> Tensor:
         """The times (batch,), float64, at which samples x (batch, *event) planned for t are asked."""
+        if not len(x):
+            raise ValueError("x must hold at least one sample, got none")
         if x[0].numel() < FEWEST_COORDINATES:
             raise ValueError(f"TimeShift needs samples of {FEWEST_COORDINATES} coordinates or more, whose variance tells the noise, got {x[0].numel()}")
         t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))

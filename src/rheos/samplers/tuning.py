@@ -23,8 +23,8 @@ from rheos.samplers.catalogue import public_rules
 from rheos.samplers.compensation import compensated, fit_compensation
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.model_statistics import EMS, LARGEST_EXACT, ModelStatistics, model_statistics
-from rheos.samplers.sampling import sample
-from rheos.samplers.table_search import TableSearch, fine_times, trajectory
+from rheos.samplers.sampling import sample, still
+from rheos.samplers.table_search import WORST, TableSearch, fine_times, trajectory
 from rheos.samplers.tables import Rule, Table
 
 __all__ = ["Reference", "Tuned", "fixed_rules", "tune"]
@@ -41,7 +41,7 @@ class Tuned:
     table: the best found. error: the median over those starts of each one's root mean square distance to its exact end, in the network's units.
     family: what it is: "fitted" (times searched, rows by least squares), "compensated" (a fixed rule with ratios fitted), "statistics" (`EMS`), or "fixed".
     name: the rule, where it is one. errors: that of the best of each family that was tried; rule: the best fixed rule, whose error is `errors["fixed"]`.
-    reference_error: that of the reference. tried: sets of times.
+    reference_error: that of the reference; errors that are not well above it say nothing, make it finer then. tried: sets of times.
     """
 
     table: Table
@@ -87,6 +87,7 @@ class Reference:
         cond = spread(cond, len(start), start.device)
         if guidance is not None:
             field = classifier_free(field, guidance)
+        still(field, "a reference")
         times = fine_times(field, fine)
         points = trajectory(field, start, times, cond, watch=watch)
         half = torch.cat([times.t[:-1:2], times.t[-1:]])
@@ -105,7 +106,7 @@ class Reference:
         return model_statistics(self.field, self.points[-1][:rows], MEASURED_AT, cond=cut(self.cond, 0, rows), reduce="coordinate" if small else "one")
 
     def at(self, times: Times, rows: slice) -> list[Tensor]:
-        """The exact points of these rows at other times between its ends: cubics through the fine points, whose slopes are those of parabolas."""
+        """The exact points of these rows at other times between its ends: a cubic spline through the fine points."""
         if float(times.t[0]) != float(self.times.t[0]) or float(times.t[-1]) != float(self.times.t[-1]):
             raise ValueError(f"times must run from {float(self.times.t[0]):g} to {float(self.times.t[-1]):g} as the reference does")
         from scipy.interpolate import CubicSpline
@@ -129,6 +130,7 @@ def _median(x: Tensor, y: Tensor) -> float:
 
 def fixed_rules(field: Field, calls: int) -> dict[str, Table]:
     """Every deterministic rule here that makes `calls` calls on the field's path, momentum included, in the spacings that it can be planned in, by name."""
+    checks.integer("calls", calls, least=1)
     return {name: table for name, (_, table) in _planned_rules(field, calls).items()}
 
 
@@ -191,12 +193,18 @@ def tune(reference: Reference, calls: int, *, trials: int = 100, rules: Mapping[
         raise ValueError(f"reference must hold at least 8 starts, half of them to fit to, got {rows}")
     if calls > reference.times.steps:
         raise ValueError(f"calls must be at most the {reference.times.steps} steps of the reference, got {calls}")
+    for name, table in {} if rules is None else rules.items():
+        if not isinstance(table, Table) or table.nfe != calls or table.times.path != reference.field.path:
+            what = f"a table of {table.nfe} calls on {table.times.path.schedule}" if isinstance(table, Table) else type(table).__name__
+            raise ValueError(f"rules must hold tables of {calls} calls on the field's path, {name!r} is {what}")
+    if rules is not None and not rules:
+        raise ValueError("rules must hold at least one table, or be left out")
     seen, field = rows * 3 // 4, reference.field
     chosen, judged = slice(rows // 2, seen), slice(seen, rows)
     search = TableSearch(field, reference.times, reference.points[:, :seen], calls, rows // 2, cut(reference.cond, 0, seen), seed=seed)
     with torch.no_grad(), evaluating(getattr(field, "net", None)):
         state = evolve(search, search.init(), trials, watch=watch, donate=True)
-        if not len(state.scores) or not math.isfinite(float(state.scores[0])):
+        if not float(state.scores[0]) < WORST:
             raise ValueError(f"no table of {calls} calls could be fitted to these starts; give more of them, or more trials")
         families = {"fitted": {"": search.fitted(state.places[0])[0]}}
     planned = _planned_rules(field, calls) if rules is None else {}
@@ -214,7 +222,7 @@ def tune(reference: Reference, calls: int, *, trials: int = 100, rules: Mapping[
     _, name, table = best[family]
     origin = {**table.origin, "calls": calls, "guidance": getattr(field, "scale", None), "family": family}
     return Tuned(replace(table, origin=origin), errors[family], family, name, best["fixed"][1] if "fixed" in best else "", errors, reference.error,
-                 len(state.scores))
+                 state.tried)
 
 
 def _short(rule: Rule) -> str:

@@ -41,8 +41,9 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
         found = ratios(problem, rule, calls, clock, seed, substeps)
         return problem.error(Compensated(rule, found), calls, clock) / problem.error(rule, calls, clock)
 
-    # Without the idea: all ratios 1, through the same code.
-    without = lambda guidance, calls, rule: (problems[guidance].error(Compensated(rule, 1.0), calls, T) / problems[guidance].error(rule, calls, T))
+    # Without the idea the rule itself is left; from other starts, so that it is measured.
+    others = {guidance: digits_problem(rows, seed=seed + 1000, guidance=guidance, label=CLASS, fine=fine) for guidance in (None, 4.0, 8.0)}
+    without = lambda guidance, calls, rule: others[guidance].error(rule, calls, T) / problems[guidance].error(rule, calls, T)
     report = lambda name, value, relation, threshold: Check(name, value, relation, threshold, control=None, core=False)
     strong = gain(8.0, 5)
     checks = [

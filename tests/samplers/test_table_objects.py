@@ -62,6 +62,7 @@ def test_saved_and_loaded_to_the_bit(table, tmp_path):
     found = Table.load(file)
     assert found.predict == table.predict and found.correct == table.correct and found.times == table.times and found.kind == table.kind
     assert torch.equal(sample(FIELD, start=START, rule=found), sample(FIELD, start=START, rule=table))
+    assert found == table and hash(found) == hash(table) and found != table.edited(0, c=0.7) and found != table.kind
     assert "3 calls" in str(found) or "6 calls" in str(found)
 
 
@@ -173,6 +174,13 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="the table was planned for"):
         sample(Field(lambda x, t, cond: x, Path.linear()), start=START, rule=wide)
     good = DDIM().plan(times).to_json()
+    for level in (float("nan"), "a"):
+        with pytest.raises((ValueError, TypeError), match="epsilon"):
+            Table.from_json({**good, "epsilon": [level, 0.0]})
+    with pytest.raises(ValueError, match="row must be one of the table's 2, got 99"):
+        DDIM().plan(times).edited(99, s=0.1)
+    with pytest.raises(TypeError, match="a of a table row must hold numbers"):
+        Row("12", (1.0,))
     for name, change in (("empty", {}), ("format", {"format": 2, "table": good}), ("list", [1]), ("row", {"format": 1, "table": {**good, "predict": [7]}}),
                          ("short", {"format": 1, "table": {**good, "t": [0.1, 0.5]}}), ("text", {"format": 1, "table": {**good, "predict": [{"a": ["x"], "w": [], "s": 0}] * 2}})):
         import json

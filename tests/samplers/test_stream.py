@@ -145,6 +145,92 @@ def test_a_saved_state_goes_on(tmp_path):
     assert stream.state == StreamState()
 
 
+# -- errors ------------------------------------------------------------------------------------------------------------------
+
+class Flaky:
+    """x' by the condition of each row; calls listed in `broken` fail, and rows of condition -7 are not numbers from the second level on."""
+
+    def __init__(self, broken=()):
+        self.calls, self.broken = 0, broken
+
+    def __call__(self, x, t, cond):
+        self.calls += 1
+        if self.calls - 1 in self.broken:
+            raise ConnectionError("no answer")
+        answer = torch.sin(3 * x) - (t + cond)[:, None] * x
+        return torch.where(((cond == -7) & (t > 0.4))[:, None], torch.nan, answer)
+
+
+CONDS = torch.tensor([0.3, -1.2, 0.8, 0.1, 1.9, -0.4], dtype=F64)
+
+
+@pytest.mark.parametrize("rule", [DDIM(), DDPM(), LCM()], ids=["ddim", "ddpm", "lcm"])
+def test_after_an_error_all_goes_on_as_if_it_had_not_been(rule):
+    """The network fails at the first push, in the middle, at an arrival and while draining; requests that cannot join are tried in between."""
+    whole = sample(Field(Flaky(), Path.linear(), "velocity"), start=STARTS, times=LINEAR, rule=rule, cond=CONDS, seed=4)
+    stream = StreamBatch(Field(Flaky(broken=(0, 3, 4, 7, 10)), Path.linear(), "velocity"), LINEAR, rule, seed=4)
+    out, failed = [], 0
+    for x, cond in zip(STARTS, CONDS, strict=True):
+        if stream.state.levels:
+            for bad in (lambda x=x: stream.push(x, {"other": torch.ones(())}), lambda x=x: stream.push(x), lambda x=x: stream.push(x * math.nan, CONDS[0])):
+                before = stream.state
+                with pytest.raises(ValueError, match="cond must be like|start must be finite"):
+                    bad()
+                assert stream.state is before
+        while True:
+            before = stream.state
+            try:
+                out.append(stream.push(x, cond))
+                break
+            except ConnectionError:
+                failed += 1
+                assert stream.state is before
+    with pytest.raises(ConnectionError):
+        out.extend(stream.drain())
+    out.extend(stream.drain())
+    assert failed == 4 and stream.state.taken == 6
+    torch.testing.assert_close(torch.stack([x for x in out if x is not None]), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_a_condition_that_the_network_refuses_does_not_join():
+    field, labels = Field(net("mlp", 3), Path.linear(), "velocity"), torch.tensor([2, 0, 1, 1, 0, 2])
+    starts = Draws(1).rows("starts", 0, (6, 1, 6, 6))
+    stream = StreamBatch(field, LINEAR, DDPM(), seed=5)
+    out = []
+    for x, label in zip(starts, labels, strict=True):
+        with pytest.raises((IndexError, ValueError)):
+            stream.push(x, torch.tensor(17))
+        out.append(stream.push(x, label))
+    found = torch.stack([*(x for x in out if x is not None), *stream.drain()])
+    torch.testing.assert_close(found, sample(field, start=starts, times=LINEAR, rule=DDPM(), cond=labels, seed=5), rtol=0, atol=2e-6)
+
+
+def test_a_request_that_leaves_the_finite_numbers_is_dropped_and_the_others_go_on():
+    """Request 2 goes astray at its second level, which is the tick of request 3's push; request 3 is pushed again."""
+    conds = CONDS.clone()
+    conds[2] = -7
+    stream = StreamBatch(Field(Flaky(), Path.linear(), "velocity"), LINEAR, DDPM(), seed=4)
+    out = [stream.push(STARTS[i], conds[i]) for i in range(3)]
+    with pytest.raises(NonFinite, match="request 2 is not finite at step 3"):
+        stream.push(STARTS[3], conds[3])
+    assert (stream.state.numbers, stream.state.levels, stream.state.taken) == ([0, 1], [3, 2], 3) and stream.state.cond.tolist() == [0.3, -1.2]
+    out.extend(stream.push(STARTS[i], conds[i]) for i in range(3, 6))
+    out.extend(stream.drain())
+    whole = sample(Field(Flaky(), Path.linear(), "velocity"), start=STARTS, times=LINEAR, rule=DDPM(), cond=CONDS, seed=4)
+    torch.testing.assert_close(torch.stack([x for x in out if x is not None]), whole[[0, 1, 3, 4, 5]], rtol=1e-12, atol=1e-12)
+
+
+def test_a_request_that_is_not_finite_from_the_first_does_not_join():
+    stream = StreamBatch(Field(Flaky(), Path.linear(), "velocity"), LINEAR, DDIM())
+    stream.push(STARTS[0], CONDS[0])
+    with pytest.raises(NonFinite, match="request 1 is not finite at step 1"):
+        stream.push(STARTS[1], torch.tensor(math.nan, dtype=F64))
+    assert (stream.state.numbers, stream.state.levels, stream.state.taken, stream.state.step) == ([0], [1], 1, 1)
+    out = [stream.push(x, cond) for x, cond in zip(STARTS[1:], CONDS[1:], strict=True)]
+    whole = sample(Field(Flaky(), Path.linear(), "velocity"), start=STARTS, times=LINEAR, rule=DDIM(), cond=CONDS)
+    torch.testing.assert_close(torch.stack([*(x for x in out if x is not None), *stream.drain()]), whole, rtol=1e-12, atol=1e-12)
+
+
 # -- LCM ---------------------------------------------------------------------------------------------------------------------
 
 def test_lcm_is_the_data_and_noise_anew():
@@ -219,7 +305,7 @@ def test_a_still_video_is_refreshed_now_and_then():
 def test_changes_are_never_skipped_and_measured_against_the_last_processed_frame():
     """A slow drift: each frame is like its neighbour, yet the sum of changes is seen."""
     seen = []
-    watch = SimilarityFilter(lambda frame: seen.append(frame), threshold=0.999, longest=1000)
+    watch = SimilarityFilter(seen.append, threshold=0.999, longest=1000)
     for k in range(60):
         watch(torch.tensor([math.cos(0.02 * k), math.sin(0.02 * k)], dtype=F64))
     # cos 0.02 is 0.9998, above the threshold; after three frames the angle 0.06 is beyond it.
@@ -242,6 +328,41 @@ def test_a_stream_behind_the_filter():
     out = [watch(STARTS[0]) for _ in range(20)]
     assert out[:15] == [None] * 15 and out[15] is not None and torch.equal(out[15], out[19])
     assert stream.state.taken == 4
+
+
+def test_frames_that_wait_in_the_pipe_can_be_carried_on():
+    """What the docstring says of skips: no tick, unless the caller has one; and what comes is what would have come."""
+    field = ExactField(Path.vp(), MIXTURE)
+    stream, alone = (StreamBatch(field, VP, DDPM(), seed=3) for _ in range(2))
+    watch = SimilarityFilter(stream, longest=4)
+    expected = [x for x in [alone(STARTS[0]), alone(-STARTS[0]), *alone.drain()] if x is not None]
+    watch(STARTS[0])
+    watch(-STARTS[0])
+    calls = field.nfe
+    assert watch(-STARTS[0]) is None and stream.state.step == 2 and field.nfe == calls
+    assert watch(-STARTS[0]) is None and stream.state.levels == [2, 1]
+    carried = [stream.tick() for _ in range(3)]
+    assert carried[0] is None and torch.equal(carried[1], expected[0]) and torch.equal(carried[2], expected[1]) and stream.state.x is None
+
+
+@pytest.mark.parametrize(("kept", "other"), [
+    ((torch.tensor(3),), (torch.tensor(4),)), ((torch.tensor(3),), (torch.tensor(3.0),)), ((torch.tensor(3),), ()), ((3,), (4,)), ((1,), (True,)), ((None,), (3,)),
+    (({"a": torch.ones(2), "b": 1},), ({"a": torch.tensor([1.0, 2.0]), "b": 1},)), (({"a": 1},), ({"b": 1},)), ((3,), (3, 3)), (([1, 2],), ([1, 3],)),
+], ids=["tensor", "dtype", "left out", "number", "kind", "none", "dict", "names", "more", "list"])
+def test_another_condition_is_no_skip(kept, other):
+    seen = []
+    watch = SimilarityFilter(lambda frame, *rest: (seen.append(rest), len(seen))[1], longest=100)
+    x = torch.tensor([1.0, -2.0, 0.5])
+    same = tuple({name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in part.items()} if isinstance(part, dict) else part for part in kept)
+    assert [watch(x, *kept), watch(x, *same)] == [1, 1] and watch.skips(x, *kept) and not watch.skips(x, *other)
+    assert [watch(x, *other), watch(x, *other), watch(x, *kept)] == [2, 2, 3] and watch.state.skipped == 2
+
+
+def test_a_condition_written_into_is_another():
+    watch, cond = SimilarityFilter(lambda frame, cond: float(cond.sum()), longest=100), torch.ones(2)
+    assert watch(torch.ones(3), cond) == watch(torch.ones(3), cond) == 2
+    cond += 1
+    assert watch(torch.ones(3), cond) == 4 and watch.state.skipped == 1
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------------
@@ -276,6 +397,7 @@ def _after_one(start, cond=None, first=None):
     (lambda: _after_one(STARTS[0], 1), "cond must be like that of the requests on their way, none"),
     (lambda: _after_one(STARTS[0], None, 1), "cond must be like that of the requests on their way"),
     (lambda: StreamBatch(FIELD, VP)(STARTS[0] * float("nan")), "frame must be finite"),
+    (lambda: StreamBatch(FIELD, VP).push(STARTS[0] / 0), "start must be finite, got 3 of 3 entries"),
     (lambda: SimilarityFilter(len, threshold=1.0), r"threshold must lie in \[-1, 1\), got 1.0"),
     (lambda: SimilarityFilter(len, longest=-1), "longest must be at least 0, got -1"),
     (lambda: skip_probability(1.2), r"similarity must lie in \[-1, 1\], got 1.2"),
@@ -298,6 +420,6 @@ def test_wrong_kinds_are_refused():
 
 def test_what_leaves_the_finite_numbers_is_told():
     stream = StreamBatch(Field(lambda x, t, cond: x / 0, Path.linear(), "velocity"), Times.uniform(Path.linear(), 2, T), Euler())
-    stream.push(torch.ones(2))
-    with pytest.raises(NonFinite, match="request 0 is not finite"):
+    with pytest.raises(NonFinite, match="request 0 is not finite at step 0"):
         stream.push(torch.ones(2))
+    assert stream.state == StreamState()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rheos.core import Draws, Example, Watcher, checks, evolve, raising_interrupts
 from rheos.paths import Field, Path, Times
+from rheos.paths.asking import spread
 
 __all__ = ["BestOf", "Found", "OverPaths", "PathSearch", "PathSearchState", "StartSearch", "StartSearchState", "ZeroOrder", "search"]
 
@@ -74,7 +75,7 @@ class OverPaths:
 
     field: tells the data prediction that is scored. times: the whole way; all counts below are steps of it. begin: where the first samples are
     carried before the search begins. back: how far each is noised back. forward: how far it is carried on from there, more than `back`.
-    calls: field calls a step of the way. cond: of the field, one a problem.
+    calls: field calls a step of the way. cond: of the field, one a problem, or one number for all.
     """
 
     field: Field
@@ -140,7 +141,7 @@ class Found(NamedTuple):
 @dataclass
 class StartSearchState:
     """The pivots z (problems, *event), their samples x and scores (problems,). drawn: candidates a problem so far; nfe: field calls a problem;
-    cost: field calls a candidate."""
+    cost: field calls a candidate, as the first one took them."""
 
     z: Tensor
     x: Tensor
@@ -198,12 +199,20 @@ class StartSearch:
         if count < 1:
             raise ValueError(f"the budget of {self.budget} field calls is spent")
         z = self.method.propose(state.z, self._noise(state.drawn, count))
-        x, score, cost = self._try(z)
+        x, score, took = self._try(z)
+        self._steady(state.cost, took, count)
         best, at = score.max(0)
         at, better = (at, torch.arange(self.problems, device=at.device)), best > state.score
         keep = lambda new, old: torch.where(better.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
-        return StartSearchState(keep(z[at], state.z), keep(x[at], state.x), keep(best, state.score), state.drawn + count, state.nfe + count * cost,
-                                max(state.cost, cost), state.step + 1)
+        return StartSearchState(keep(z[at], state.z), keep(x[at], state.x), keep(best, state.score), state.drawn + count, state.nfe + count * state.cost,
+                                state.cost, state.step + 1)
+
+    def _steady(self, cost: int, took: int, count: int) -> None:
+        """ValueError where `took` calls for `count` candidates a problem do not agree with `cost`, that of the first candidate."""
+        # A field counts batches, not rows. Where the first was one row, more calls are whole batches more; where it was several, it may have been cut itself.
+        if took != cost and (self.problems > 1 or took % cost or took > count * cost):
+            raise ValueError(f"calls must be a number here: generate took {cost} field calls for {self.problems} samples and {took} for "
+                             f"{count * self.problems}, which does not tell what one sample takes")
 
     def _noise(self, first: int, count: int) -> Tensor:
         """Candidates first .. first + count - 1 of every problem, (count, problems, *event), whatever the rounds they are drawn in."""
@@ -212,7 +221,7 @@ class StartSearch:
         return rows.reshape(count, self.problems, *self.event)
 
     def _try(self, z: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Samples and scores of candidates (count, problems, *event), and field calls a sample."""
+        """Samples and scores of candidates (count, problems, *event), and how often the field was called, or what a sample is said to take."""
         before = self.calls.nfe if isinstance(self.calls, Field) else 0
         with torch.no_grad():
             x = _rows("generate", self.generate(z.flatten(0, 1)), z.shape[0] * z.shape[1])
@@ -289,9 +298,9 @@ class PathSearch:
             raise ValueError(f"the samples have arrived: the way has {method.times.steps} steps")
         back, then = state.position - method.back, method.after(state.position)
         x = state.x.repeat(method.draws, *(1,) * (state.x.ndim - 1))
-        mean, spread = method.field.path.transition(x.flatten(0, 1), t[state.position], t[back])
+        mean, deviation = method.field.path.transition(x.flatten(0, 1), t[state.position], t[back])
         noise = self._draws.rows("search paths", state.step, mean.shape, dtype=mean.dtype, device=mean.device)
-        x, score, nfe = self._carried((mean + spread * noise).reshape(x.shape), back, then)
+        x, score, nfe = self._carried((mean + deviation * noise).reshape(x.shape), back, then)
         return PathSearchState(*self._best(x, score), then, state.drawn + len(x), state.nfe + nfe, state.step + 1)
 
     def _best(self, x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,7 +317,7 @@ class PathSearch:
             if not isinstance(flat, Tensor) or flat.shape != (count * problems, *self.event):
                 raise ValueError(f"generate must return the shape of x, {(count * problems, *self.event)}, got "
                                  f"{tuple(flat.shape) if isinstance(flat, Tensor) else type(flat).__name__}")
-            promised = flat if arrived else method.field.data(flat, float(way.t[-1]), _repeated(method.cond, count))
+            promised = flat if arrived else method.field.data(flat, float(way.t[-1]), _repeated(method.cond, count, problems, flat.device))
             score = scored("verify", self.verify, promised)
         return flat.reshape(x.shape), score.reshape(count, problems), count * ((end - begin) * method.calls + (not arrived))
 
@@ -347,12 +356,14 @@ def search(
     verify: samples -> scores (rows,), higher is better. Its evaluations are counted apart, see `Found`.
     shape: of one start. budget: field calls a problem, all candidates together.
     method: `BestOf()`, `ZeroOrder(...)` or `OverPaths(...)`.
-    calls: field calls a generated sample; or the field that `generate` uses, whose own count is read. `OverPaths` knows its cost.
+    calls: field calls a generated sample; or the field that `generate` uses: its count over the first candidate, one row a problem, is what a sample
+        takes, however batches are cut later on. With several problems `generate` must not cut them. `OverPaths` knows its cost.
     problems: so many independent searches, in the same batches: the rows are candidate by candidate, all problems of each, so that conditions
         (problems, ...) fit them as `cond.repeat(len(z) // problems)`.
     held_out: a second verifier, which only judges what was chosen. like: a tensor of the starts' dtype and device. watch: watchers of the run.
 
-    ValueError for a budget that does not hold one sample (or the whole of `OverPaths`), and for scores that are not numbers, one a row.
+    ValueError for a budget that does not hold one sample (or the whole of `OverPaths`), for scores that are not numbers, one a row, and for a `generate`
+    whose field calls do not tell what a sample takes.
 
     >>> found = search(lambda z: z + 3.0, lambda x: -x.abs().amax(1), (1,), budget=200)
     >>> abs(found.x.item()) < 1.0 and found.nfe == 200
@@ -412,13 +423,12 @@ def _callable(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be callable, got {type(value).__name__}")
 
 
-def _repeated(cond: Any, count: int) -> Any:
-    """Conditions (problems, ...) for count candidates of every problem."""
-    if cond is None:
-        return None
+def _repeated(cond: Any, count: int, problems: int, device: torch.device) -> Any:
+    """Conditions (problems, ...), or one number, for count candidates of every problem."""
     if isinstance(cond, dict):
-        return {name: _repeated(value, count) for name, value in cond.items()}
-    return cond.repeat(count, *(1,) * (cond.ndim - 1))
+        return {name: _repeated(value, count, problems, device) for name, value in cond.items()}
+    told = spread(cond, problems, device)
+    return None if told is None else told.repeat(count, *(1,) * (told.ndim - 1))
 
 
 # Of the examples: functions with a name, so that two of them are alike.

@@ -17,6 +17,9 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from rheos.core import checks
+from rheos.guidance.classifier import ClassifierGuided
+from rheos.guidance.classifier_free import ClassifierFree
+from rheos.guidance.residual import ResidualCFG
 from rheos.nets import without_condition
 from rheos.paths import Coefficients, Field
 
@@ -103,7 +106,7 @@ class Tilted(Field):
         noises: dict[int, Tensor] = {}
         for field in self.fields:
             mine = [j for j, (owner, _) in enumerate(self.terms) if owner is field]
-            conds = _conditions([cond if self.terms[j][1] is CALLED else self.terms[j][1] for j in mine], len(x), x.device)
+            conds = _conditions([_inherited(self.terms[j][1], cond) for j in mine], len(x), x.device)
             many = len(mine)
             wide = Coefficients(*(torch.cat([v] * many) if isinstance(v, Tensor) and v.ndim else v for v in at))
             known = field._ask(torch.cat([x] * many), torch.cat([t] * many), conds, wide)
@@ -141,6 +144,28 @@ class _Called:
 
 
 CALLED = _Called()
+GUIDED = _Called()      # the same, where there must be one
+
+
+def _inherited(own: Any, cond: Any) -> Any:
+    """A term's condition where the call's is `cond`."""
+    if own is GUIDED and cond is None:
+        raise ValueError("guidance needs a condition: pass cond, or leave guidance out")
+    return (GUIDED if own is GUIDED and cond is CALLED else cond) if own is CALLED or own is GUIDED else own
+
+
+def _laws(field: Field, cond: Any, power: float) -> list[tuple[Field, Any, float]]:
+    """(field, condition, exponent) of each law that `field` is made of. ValueError for a field that follows no product of laws."""
+    if isinstance(field, Tilted):
+        if field.reward is not None:
+            raise ValueError("fields must not hold a tilted field with a reward of its own: give the reward to the outer tilt")
+        return [(inner, _inherited(own, cond), power * a) for (inner, own), a in zip(field.terms, field.exponents, strict=True)]
+    if isinstance(field, ClassifierFree):
+        w, told = field.scale, _inherited(GUIDED, cond)
+        return (_laws(field.field, told, power * w) if w else []) + (_laws(field.field, None, power * (1 - w)) if w != 1 else [])
+    if isinstance(field, ClassifierGuided | ResidualCFG) or getattr(field, "moves", False):
+        raise ValueError(f"fields must each be the score of a law, or weights correct nothing, and {type(field).__name__} is none; tilt the field inside it")
+    return [(field, cond, power)]
 
 
 def tilt(fields: Sequence[Term], exponents: Sequence[float], *, reward: Reward | None = None) -> Tilted:
@@ -148,10 +173,11 @@ def tilt(fields: Sequence[Term], exponents: Sequence[float], *, reward: Reward |
 
     fields: what q_j is the law of: a field, which is told the condition of the call, or a pair (field, condition) with its own: a number, a
         tensor of rows, a dict of such, or None for none at all. A field that occurs several times is called once, with a batch as many
-        times as large. exponents: a_j, of any sign; their sum must be positive. reward: a `Reward`, for a factor exp(beta(t) r(x)).
+        times as large. Tilted fields and `classifier_free` ones are taken apart into the laws they multiply.
+    exponents: a_j, of any sign; their sum must be positive. reward: a `Reward`, for a factor exp(beta(t) r(x)).
 
     ValueError for fields on different paths, two-sided ones, noise that is not Gaussian, or coefficients that differ by coordinate: these
-    have no common score, or none at all.
+    have no common score, or none at all; and for fields that follow no law's score: `ClassifierGuided`, `ResidualCFG`, `TimeShift`.
 
     >>> from rheos.paths import Path
     >>> field = Field(lambda x, t, cond: x, Path.linear(), predicts="noise")
@@ -171,6 +197,8 @@ def tilt(fields: Sequence[Term], exponents: Sequence[float], *, reward: Reward |
     powers = [checks.between("exponents", a, -float("inf"), float("inf"), low_open=True, high_open=True) for a in exponents]
     if not sum(powers) > 0:
         raise ValueError(f"exponents must have a positive sum, or there is no law of noise to begin with, got {powers}")
+    laws = [law for (field, cond), a in zip(terms, powers, strict=True) for law in _laws(field, cond, a)]
+    terms, powers = [(field, cond) for field, cond, _ in laws], [a for _, _, a in laws]
     path = terms[0][0].path
     for field, _ in terms[1:]:
         if field.path != path:

@@ -52,7 +52,9 @@ class StreamBatch:
     Calling it with a frame (*event) noises the frame to the first level, ticks, and returns the request that has arrived, or None in the first n - 1
     ticks. `push` takes a start that is noisy already; `drain` gives what is still on its way. `state` is a dataclass of tensors and numbers that can be
     saved and set. No gradients are recorded.
-    ValueError for rules with history, and for requests whose shape or condition differs from that of the ones on their way.
+    ValueError for rules with history, and for requests that are not finite or whose shape or condition differs from that of the ones on their way.
+    An error moves nobody: whatever a push or a tick raises, the state is what it was before, and the same push may be tried again. NonFinite besides
+    drops the requests whose numbers went astray, which it names, so that the others can go on.
 
     >>> import torch
     >>> from rheos.paths import Path
@@ -102,14 +104,13 @@ class StreamBatch:
     def push(self, start: Inexact[Tensor, "*event"], cond: Any = None) -> Inexact[Tensor, "*other"] | None:
         """The same for a start that is at the first level of noise already."""
         state = self.state
-        checks.tensor("start", start, floating=True)
+        checks.finite("start", checks.tensor("start", start, floating=True))
         if state.x is not None and (start.shape != state.x.shape[1:] or start.dtype != state.x.dtype):
             raise ValueError(f"a request must be like those on their way, {tuple(state.x.shape[1:])} of {state.x.dtype}, "
                              f"got {tuple(start.shape)} of {start.dtype}")
         x = start[None].detach() if state.x is None else torch.cat([state.x, start[None].detach()])
         joined = _joined(state.cond, _row(cond, start), len(state.levels))
-        self.state = StreamState(x, [*state.levels, 0], [*state.numbers, state.taken], joined, state.taken + 1, state.step)
-        return self.tick()
+        return self._ticked(StreamState(x, [*state.levels, 0], [*state.numbers, state.taken], joined, state.taken + 1, state.step))
 
     def drain(self) -> Iterator[Inexact[Tensor, "*event"]]:
         """Tick until all requests have arrived, and give each."""
@@ -118,30 +119,40 @@ class StreamBatch:
             if arrived is not None:
                 yield arrived
 
-    @torch.no_grad()
     def tick(self) -> Inexact[Tensor, "*event"] | None:
         """One field call: every request a level on. Returns the one that has arrived, if one has."""
-        state, table = self.state, self.table
-        if state.x is None:
-            return None
+        return None if self.state.x is None else self._ticked(self.state)
+
+    @torch.no_grad()
+    def _ticked(self, state: StreamState) -> Inexact[Tensor, "*event"] | None:
+        """`tick` from `state`, which takes the place of the stream's own only when all has gone well."""
+        table = self.table
         levels = torch.tensor(state.levels)
         at = Coefficients(*(value[levels] for value in self._at))
         with evaluating(getattr(self.field, "net", None)):
             known = self.field._ask(state.x, table.times.t[levels].to(state.x.real), state.cond, at)
-        moved = [self._moved(row, known) for row in range(len(levels))]
-        arrived = None
-        if state.levels[0] + 1 == table.nfe:        # the oldest is ahead of all others
-            arrived = moved.pop(0)[0]
-            if not math.isfinite(abs(arrived.sum().item())) and not bool(torch.isfinite(arrived).all()):
-                raise NonFinite(state.step, f"request {state.numbers[0]}", "not finite", good=False)
+        moved = [self._moved(state, row, known) for row in range(len(levels))]
+        if not math.isfinite(abs(torch.stack([row.sum() for row in moved]).sum().item())):
+            self._drop(state, [row for row, value in enumerate(moved) if not bool(torch.isfinite(value).all())])
+        arrived = moved.pop(0)[0] if state.levels[0] + 1 == table.nfe else None         # the oldest is ahead of all others
         left = len(state.levels) - len(moved)
         self.state = StreamState(torch.cat(moved) if moved else None, [level + 1 for level in state.levels[left:]], state.numbers[left:],
-                                 _without(state.cond, left) if moved else None, state.taken, state.step + 1)
+                                 _kept(state.cond, slice(left, None)) if moved else None, state.taken, state.step + 1)
         return arrived
 
-    def _moved(self, row: int, known: dict[str, Tensor]) -> Tensor:
+    def _drop(self, state: StreamState, bad: list[int]) -> None:
+        """Raise NonFinite if there are bad rows, and keep the stream's requests without them; one that was to join them does not."""
+        if not bad:
+            return
+        lost, own = [state.numbers[row] for row in bad], self.state
+        keep = [row for row, number in enumerate(own.numbers) if number not in lost]
+        self.state = StreamState(own.x[keep] if keep else None, [own.levels[row] for row in keep], [own.numbers[row] for row in keep],
+                                 _kept(own.cond, keep) if keep else None, own.taken, own.step)
+        raise NonFinite(state.step, f"request {lost[0]}" if len(lost) == 1 else f"each of the requests {lost}", "not finite")
+
+    def _moved(self, state: StreamState, row: int, known: dict[str, Tensor]) -> Tensor:
         """Row `row` one level on, (1, *event): number by number as `Multistep` does it for a run by itself, so that not a bit is different."""
-        table, level, x = self.table, self.state.levels[row], self.state.x[row : row + 1]
+        table, level, x = self.table, state.levels[row], state.x[row : row + 1]
         step = table.predict[level]
         answer = self.field.path.prediction({kind: value[row : row + 1] for kind, value in known.items()}, x, table.times.each[level])
         value = answer.drift(table.epsilon[level]) if table.kind == "drift" else answer.of(table.kind)
@@ -150,7 +161,7 @@ class StreamBatch:
         for weight, tensor in parts[1:]:
             moved.add_(tensor, alpha=weight)
         if step.s:
-            number = 0 if self.frozen else self.state.numbers[row]
+            number = 0 if self.frozen else state.numbers[row]
             moved.add_(self.seed.rows("sampling noise", level, x.shape, first=number, device=x.device, dtype=x.dtype), alpha=step.s)
         return moved
 
@@ -198,7 +209,7 @@ def _told(cond: Any) -> str:
     return "none" if cond is None else f"{tuple(cond.shape[1:])} of {cond.dtype}"
 
 
-def _without(cond: Any, first: int) -> Any:
+def _kept(cond: Any, rows: slice | list[int]) -> Any:
     if isinstance(cond, dict):
-        return {name: _without(value, first) for name, value in cond.items()}
-    return None if cond is None else cond[first:]
+        return {name: _kept(value, rows) for name, value in cond.items()}
+    return None if cond is None else cond[rows]

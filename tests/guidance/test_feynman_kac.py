@@ -6,12 +6,12 @@ import torch
 
 from rheos.core import Draws, NonFinite, Trace, evolve
 from rheos.data import GaussianMixture
-from rheos.guidance import classifier_free
+from rheos.guidance import ClassifierGuided, ResidualCFG, classifier_free, feynman_kac
 from rheos.guidance.feynman_kac import FeynmanKac, effective_size, sample_tilted, systematic
 from rheos.guidance.tilt import Reward, tilt
 from rheos.nets import ResidualMLP
 from rheos.paths import LAM, RHO7, SQRT_U, ExactField, Field, Path, Times
-from rheos.samplers import sample
+from rheos.samplers import TimeShift, sample
 
 F64 = torch.float64
 EDM = Path.edm(0.01, 20.0)
@@ -100,6 +100,50 @@ def test_classifier_free_guidance_is_a_tilt():
         torch.testing.assert_close(guided.weighed(x, t, cond).excess, w * (w - 1) * gap, rtol=1e-9, atol=1e-12)
 
 
+PLANE = GaussianMixture(torch.tensor([0.5, 0.3, 0.2], dtype=F64), torch.tensor([[-2.0, 0.0], [2.0, 0.3], [0.2, 3.0]], dtype=F64),
+                        torch.tensor([0.6, 0.35, 0.5], dtype=F64) ** 2, torch.tensor([0, 1, 1]))
+
+
+def on_the_plane(log_target):
+    """(mean (2,), deviation (2,)) of the density exp(log_target), by quadrature."""
+    line = torch.linspace(-6, 7, 261, dtype=F64)
+    grid = torch.cartesian_prod(line, line)
+    weight = torch.softmax(log_target(grid), 0)
+    mean = weight @ grid
+    return mean, (weight @ (grid - mean).square()).sqrt()
+
+
+@pytest.mark.parametrize("what", ["nested", "guided", "nested guided"])
+def test_tilts_of_tilts_follow_their_law(what, seed):
+    """q^3 as (q^1.5)^2, and q_u^-1 q_c^2 as a guided field, its square too: means against quadrature, 5 standard errors of the ancestors there are."""
+    field, cond = ExactField(EDM, PLANE), None if what == "nested" else 1
+    c, u = PLANE.given(1).log_prob, PLANE.log_prob
+    if what == "nested":
+        tilted, log_target = tilt([tilt([field], [1.5])], [2.0]), lambda x: 3 * u(x)
+    elif what == "guided":
+        tilted, log_target = tilt([classifier_free(field, 2.0)], [1.0]), lambda x: 2 * c(x) - u(x)
+    else:
+        tilted, log_target = tilt([tilt([classifier_free(field, 1.5)], [1.0]), field], [2.0, 0.5]), lambda x: 3.5 * c(x) - u(x)
+    x, report = sample_tilted(tilted, 3000, steps=100, noise=2.0, cond=cond, seed=seed)
+    mean, deviation = on_the_plane(log_target)
+    assert float(report.ess.min()) < 0.9
+    assert bool(((x.mean(0) - mean).abs() < deviation * (5 / math.sqrt(int(report.distinct)) + 0.05)).all()), (x.mean(0) - mean) / deviation
+
+
+def test_a_tilt_of_tilts_is_the_tilt_of_the_laws(seed):
+    """Scores and weights of what was taken apart are those of the product written out."""
+    field, other = ExactField(EDM, PLANE), ExactField(EDM, FIRST)
+    x, cond = Draws(seed).rows("x", 0, (4, 2), dtype=F64), torch.tensor([0, 1, 1, 0])
+    nested = tilt([tilt([classifier_free(field, 2.5), (field, 1)], [1.2, 0.3]), (tilt([field, (other, None)], [0.4, -0.1]), 0), (other, None)], [0.5, 2.0, 0.7])
+    flat = tilt([field, (field, None), (field, 1), (field, 0), (other, None)], [0.5 * 1.2 * 2.5, -0.5 * 1.2 * 1.5, 0.15, 0.8, 0.5])
+    torch.testing.assert_close(nested.score(x, 0.6, cond), flat.score(x, 0.6, cond), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(nested.weighed(x, 0.6, cond).excess, flat.weighed(x, 0.6, cond).excess, rtol=1e-9, atol=1e-9)
+    for w in (0.0, 1.0):
+        assert len(tilt([classifier_free(field, w)], [1.0]).terms) == 1
+    with pytest.raises(ValueError, match="guidance needs a condition"):
+        nested.score(x, 0.6)
+
+
 def test_conditions_in_a_dictionary():
     seen = []
     field = Field(lambda x, t, cond: seen.append(cond) or x, Path.linear(), "noise")
@@ -184,6 +228,75 @@ def test_law_and_integral_from_the_tilted_noise(name, exponents, seed):
     assert abs(float(report.log_z) - log_z) < 0.6, (report.log_z, log_z)
 
 
+@pytest.mark.parametrize("power", [2.0, 3.0])
+@pytest.mark.parametrize("name", ["linear", "vp", "cosine"])
+def test_the_default_times_find_the_integral(name, power, seed):
+    """100 steps of four groups of 2,000 of one Gaussian's power: five times 4 / sqrt(ancestors), the deviation of log Z of a group, and no group dies out.
+
+    Weights of powers have long tails, so that most runs find somewhat too little, and four together no more exactly than one.
+    """
+    path = PATHS[name]
+    x, report = sample_tilted(tilt([ExactField(path, FIRST)], [power]), 8000, steps=100, groups=4, seed=seed)
+    _, variance, log_z = powers(path, path.interval[1], [power], (FIRST,))
+    ancestors = float(report.distinct.double().mean())
+    assert int(report.distinct.min()) > 20
+    found = float(torch.logsumexp(report.log_z, 0)) - math.log(4)
+    assert abs(found - log_z) < 5 * 4 / math.sqrt(ancestors), (report.log_z, log_z)
+    assert bool(((x.var(0) / variance - 1).abs() < 5 * math.sqrt(2 / ancestors) + 0.15).all()), x.var(0) / variance
+
+
+def test_weights_resampled_at_every_step(seed):
+    """q^1.5 exp(beta r) of a Gaussian and a linear reward from exact draws, resampled at every step: its mean, variance and integral.
+
+    Where rate, reward or data stay behind when particles are copied, these are off.
+    """
+    path, pull, n = PATHS["vp"], torch.tensor([0.8, -0.5], dtype=F64), 8000
+    t0, t1 = (float(path.time_at(lam)) for lam in (-0.5, 0.3))
+    start_mean, start_variance, before = powers(path, t0, [1.5], (FIRST,))
+    start = start_mean + start_variance.sqrt() * Draws(seed).rows("start", 0, (n, 2), dtype=F64)
+    tilted = tilt([ExactField(path, FIRST)], [1.5], reward=Reward(lambda x: x @ pull, lambda t: 2.0 * (t - t0) / (t1 - t0)))
+    run = FeynmanKac(tilted, Times.uniform(path, 40, LAM, start=t0, end=t1), ess=1.0, noise=1.0, seed=seed)
+    end = evolve(run, run.init(start), 40)
+    mean, variance, after = powers(path, t1, [1.5], (FIRST,))
+    after += float(2.0 * pull @ mean + 0.5 * 4.0 * pull @ (variance * pull))
+    # Families are of uneven size: so many even ones are worth as much.
+    few = n**2 / float(torch.bincount(end.ancestors, minlength=n).square().sum())
+    assert int(end.resampled) == 41 and few > 400, few
+    far = (end.x.mean(0) - mean - 2.0 * variance * pull) / variance.sqrt()
+    # Steps so long take some 5 % off the variance.
+    assert bool((far.abs() < 5 / math.sqrt(few) + 0.03).all()), far
+    assert bool(((end.x.var(0) / variance - 1).abs() < 5 * math.sqrt(2 / few) + 0.06).all()), end.x.var(0) / variance
+    assert abs(float(end.log_z) - (after - before)) < 5 / math.sqrt(few), (end.log_z, after - before)
+
+
+def test_the_last_step_is_weighed(seed):
+    """A reward that counts from the last time on: all weights are those of the last step, and N(m, v) exp(g x) is N(m + v g, v)."""
+    path, pull, n = PATHS["vp"], torch.tensor([0.8, -0.5], dtype=F64), 4000
+    t = [float(path.time_at(lam)) for lam in (-0.5, 0.1, 0.6999, 0.7)]
+    tilted = tilt([ExactField(path, FIRST)], [1.0], reward=Reward(lambda x: x @ pull, lambda at: float(at >= t[-1])))
+    start, law = noised(FIRST, path, t[0]).sample(n, seed=seed), noised(FIRST, path, t[-1])
+    times = Times(path, [*Times.uniform(path, 20, LAM, start=t[0], end=t[2]).t.tolist(), t[3]])
+    for final in (True, False):
+        run = FeynmanKac(tilted, times, final=final, seed=seed)
+        end = evolve(run, run.init(start), times.steps)
+        w, ess = torch.softmax(end.log_weights, 0), float(end.ess) * n
+        far = (w @ end.x - law.means[0] - law.covariance[0] * pull) / law.covariance[0].sqrt()
+        assert ess < 0.9 * n and bool((far.abs() < 5 / math.sqrt(ess) + 0.02).all()), far
+        risen = float(end.log_z) + float(torch.logsumexp(end.log_weights, 0)) - math.log(n)
+        assert abs(risen - float(pull @ law.means[0] + 0.5 * pull @ (law.covariance[0] * pull))) < 5 * math.sqrt(1 / ess) + 0.02
+
+
+def test_every_step_and_group_resamples_by_a_uniform_of_its_own(monkeypatch, seed):
+    seen = []
+    plain = feynman_kac._systematic
+    monkeypatch.setattr(feynman_kac, "_systematic", lambda weights, u: seen.append(u) or plain(weights, u))
+    sample_tilted(tilt(fields(EDM), [1.5, 0.5]), 40, steps=100, groups=4, seed=seed)
+    u = torch.stack(seen)
+    assert u.shape == (101, 4) and len(u.unique()) == u.numel()
+    # The mean of 404 uniforms, and their second moment.
+    assert abs(float(u.mean()) - 1 / 2) < 5 * math.sqrt(1 / 12 / 404) and abs(float(u.square().mean()) - 1 / 3) < 5 * math.sqrt(4 / 45 / 404)
+
+
 def test_masses_of_a_product_of_mixtures(seed):
     """The product of two mixtures is a mixture: the corrector finds its masses, the tilted SDE alone does not.
 
@@ -221,6 +334,13 @@ def test_a_linear_reward_shifts_a_gaussian(name, seed):
     assert bool(((got - mean).abs() < law.covariance[0].sqrt() * (5 / math.sqrt(ess) + 0.02)).all()), (got, mean)
     log_z = float(1.3 * pull @ law.means[0] + 0.5 * 1.69 * pull @ (law.covariance[0] * pull))
     assert abs(float(end.log_z) + float(torch.logsumexp(end.log_weights, 0)) - math.log(n) - log_z) < 5 * math.sqrt(1 / ess) + 0.02
+
+
+def test_a_reward_that_counts_from_the_beginning_weighs_the_noise():
+    """exp(beta r) at the first time, on noise of a known deviation: log of its mean, and what it pulls the mean to."""
+    tilted = tilt([ExactField(EDM, FIRST)], [1.0], reward=Reward(lambda x: 0.03 * x[:, 0], lambda t: 2.0))
+    state = FeynmanKac(tilted, Times.uniform(EDM, 5, RHO7)).begin(4000)
+    torch.testing.assert_close(state.log_weights, 0.06 * state.x[:, 0])
 
 
 def test_the_score_of_a_reward():
@@ -337,6 +457,12 @@ LABELLED = tilt([ExactField(EDM, GaussianMixture(FIRST.weights, FIRST.means, FIR
     (lambda: tilt([LINEAR], [1.0], reward=Reward(lambda x: x)).weighed(torch.ones(3, 2), 0.5), ValueError, r"shape \(3,\)"),
     (lambda: tilt([(LINEAR, "five")], [1.0]).score(torch.ones(3, 2), 0.5), TypeError, "condition must be a Tensor"),
     (lambda: tilt([(LINEAR, torch.zeros(2))], [1.0]).score(torch.ones(3, 2), 0.5), ValueError, "must have 3 rows"),
+    (lambda: tilt([tilt([LINEAR], [1.0], reward=Reward(lambda x: x[:, 0]))], [1.0]), ValueError, "a tilted field with a reward of its own"),
+    (lambda: tilt([ClassifierGuided(LINEAR, lambda x, t: x[:, 0])], [1.0]), ValueError, "the score of a law.*ClassifierGuided"),
+    (lambda: tilt([ResidualCFG(LINEAR)], [1.0]), ValueError, "the score of a law.*ResidualCFG"),
+    (lambda: tilt([TimeShift(LINEAR)], [1.0]), ValueError, "the score of a law.*TimeShift"),
+    (lambda: tilt([classifier_free(ResidualCFG(LINEAR), 2.0)], [1.0]), ValueError, "the score of a law.*ResidualCFG"),
+    (lambda: tilt([(classifier_free(LINEAR, 2.0), None)], [1.0]), ValueError, "guidance needs a condition"),
     (lambda: systematic(torch.tensor([0.5, -0.1]), torch.tensor(0.5)), ValueError, "weights must be"),
     (lambda: systematic(torch.zeros(3), torch.tensor(0.5)), ValueError, "not all zero"),
     (lambda: systematic(torch.tensor([0.5, math.nan]), torch.tensor(0.5)), ValueError, "weights must be finite"),

@@ -7,6 +7,7 @@ import torch
 from rheos.core import Draws
 from rheos.data import GaussianMixture
 from rheos.guidance.classifier import ClassifierGuided
+from rheos.guidance.classifier_free import classifier_free
 from rheos.guidance.minority import MinorityGuidance, NoisyClassifier, minority_score, quantile_bins
 from rheos.paths import ExactField, Field, Path
 from rheos.samplers import DDIM, sample
@@ -59,6 +60,11 @@ def test_a_distance_of_ones_own():
     first = minority_score(field, x, 0.5, 1, lambda a, b: (a - b)[:, 0])
     second = minority_score(field, x, 0.5, 1, lambda a, b: (a - b)[:, 1])
     torch.testing.assert_close(first**2 + second**2, minority_score(field, x, 0.5, 1))
+
+
+def test_a_score_on_an_edge_is_of_the_rarer_bin():
+    edges, labels = quantile_bins(torch.tensor([5.0, 3.0, 1.0, 4.0, 2.0], dtype=F64), 2)
+    assert edges.tolist() == [3.0] and labels.tolist() == [1, 1, 0, 1, 0]
 
 
 def test_quantile_bins():
@@ -132,7 +138,9 @@ def test_the_rarest_bin_is_the_rare_component(fitted, seed):
 def test_a_seed_makes_the_same_classifier():
     x = PLANE.sample(60, seed=3).float()
     make = lambda seed: MinorityGuidance.fit(ExactField(Path.vp(), PLANE), x, bins=3, steps=3, seed=seed)
-    states = [make(seed).classifier.state_dict() for seed in (1, 1, 2)]
+    made = [make(seed) for seed in (1, 1, 2)]
+    assert torch.equal(made[0].scores, made[1].scores) and not bool((made[0].scores == made[2].scores).any())
+    states = [fit.classifier.state_dict() for fit in made]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     assert any(not torch.equal(states[0][k], states[2][k]) for k in states[0])
 
@@ -141,6 +149,7 @@ def test_a_network_of_ones_own_is_trained_and_put_to_evaluation():
     x, net = PLANE.sample(60, seed=3).float(), NoisyClassifier((2,), 3, width=8, depth=1)
     before = net.leave.weight.clone()
     made = MinorityGuidance.fit(ExactField(Path.vp(), PLANE), x, bins=3, steps=2, net=net)
+    torch.testing.assert_close(made.log_prob(x, 0.4), made.log_prob(x, torch.full((60,), 0.4, dtype=F64)))
     assert made.classifier is net and not net.training and not torch.equal(before, net.leave.weight) and not net.leave.weight.requires_grad
 
 
@@ -158,6 +167,11 @@ FIELD, ROWS = ExactField(Path.vp(), PLANE), PLANE.sample(20, seed=0)
     (lambda: minority_score(FIELD, ROWS[:0], 0.5), ValueError, "at least one row"),
     (lambda: minority_score(FIELD, ROWS, 0.5, batch=0), ValueError, "batch must be at least 1"),
     (lambda: minority_score(FIELD, ROWS, 0.5, distance=lambda a, b: (a - b).abs()), ValueError, r"distance must return shape \(20,\)"),
+    (lambda: minority_score(FIELD, ROWS.index_fill(0, torch.tensor([3]), math.nan), 0.5), ValueError, r"x must be finite.*\(3, 0\)"),
+    (lambda: minority_score(FIELD, ROWS, 0.5, distance=lambda a, b: (a / 0)[:, 0]), ValueError, "distance must be finite"),
+    (lambda: MinorityGuidance.fit(FIELD, ROWS, bins=4, net=NoisyClassifier((2,), 3).double(), steps=1), ValueError,
+     r"net must return logits of shape \(batch, 4\)"),
+    (lambda: MinorityGuidance.fit(FIELD, ROWS, bins=4, net=NoisyClassifier((2,), 5).double(), steps=1), ValueError, "net must return logits"),
     (lambda: MinorityGuidance.fit(FIELD, ROWS, bins=1), ValueError, "bins must be at least 2"),
     (lambda: MinorityGuidance.fit(FIELD, ROWS, bins=21), ValueError, "bins must be at most the 20 rows"),
     (lambda: MinorityGuidance.fit(FIELD, ROWS, bins=4, distance=lambda a, b: torch.zeros(len(a)), steps=1), ValueError, r"\[0, 0, 0, 20\] rows"),
@@ -169,6 +183,11 @@ FIELD, ROWS = ExactField(Path.vp(), PLANE), PLANE.sample(20, seed=0)
     (lambda: ClassifierGuided(FIELD, lambda x, t: x[:, 0], math.inf), ValueError, "scale must lie in"),
     (lambda: ClassifierGuided(ExactField(Path.interpolant(), GAUSS, GAUSS), lambda x, t: x[:, 0], 1.0), ValueError, "one-sided"),
     (lambda: ClassifierGuided(FIELD, lambda x, t: x, 1.0).score(ROWS, 0.5), ValueError, r"log_prob must return shape \(20,\)"),
+    (lambda: ClassifierGuided(FIELD, lambda x, t: x[:, 0].detach(), 1.0).score(ROWS, 0.5), ValueError, "log_prob must depend on x through operations"),
+    (lambda: ClassifierGuided(FIELD, lambda x, t: torch.ones(20, dtype=F64, requires_grad=True), 1.0).score(ROWS, 0.5), ValueError, "log_prob must depend on x"),
+    (lambda: ClassifierGuided(FIELD, lambda x, t: 3.0, 1.0).score(ROWS, 0.5), ValueError, r"log_prob must return shape \(20,\).* got 3.0"),
+    (lambda: classifier_free(3, 2.0), TypeError, "field"),
+    (lambda: MinorityGuidance(FIELD, NoisyClassifier((2,), 4), torch.zeros(3), torch.zeros(9), torch.zeros(9)).log_prob(ROWS, 1.5), ValueError, "t must lie in"),
     (lambda: NoisyClassifier((2,), 1), ValueError, "classes must be at least 2"),
 ])
 def test_refusals(call, error, told):

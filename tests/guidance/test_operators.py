@@ -99,7 +99,7 @@ def test_a_gaussian_blur_keeps_the_mean_and_has_its_width():
 
 
 def test_lost_frequencies_stay_lost_and_the_rest_come_back():
-    """With a cut-off, the pseudo-inverse is that of the matrix whose small singular values are struck out, so noise grows at most by 1 / cutoff."""
+    """With a cut-off, the pseudo-inverse is that of the matrix whose small singular values are struck out."""
     A = Blur.gaussian(1.2, cutoff=0.05)
     event = (1, 9, 10)
     M, y = matrix(A, event), rows("y", event)
@@ -159,6 +159,7 @@ def test_sample_takes_a_projection_and_its_samples_measure_y():
     (lambda: Blur(torch.zeros(3, 3)), ValueError, "kernel must be a grid"),
     (lambda: Blur(KERNEL, cutoff=1.0), ValueError, "cutoff must lie"),
     (lambda: Blur.gaussian(2.0).forward(torch.zeros(1, 1, 8, 8)), ValueError, "kernel must be no larger than the grid, 8 x 8, got 13 x 13"),
+    (lambda: Dense.of((), (2, 3)), ValueError, "operators must hold one or more, got none"),
     (lambda: Dense(torch.zeros(2, 5), (2, 3)), ValueError, "matrix must have 6 columns"),
     (lambda: Dense(torch.ones(2, 6), (2, 3)).forward(torch.zeros(1, 3, 2)), ValueError, r"events of shape \(2, 3\)"),
     (lambda: Dense(torch.ones(2, 6), (2, 3)).pinv(torch.zeros(1, 3)), ValueError, r"must have shape \(batch, 2\)"),

@@ -188,6 +188,51 @@ def test_other_seeds_find_others():
     assert not torch.equal(*(search(way(field), height, (2,), 999, method=method, like=like, seed=seed).x for seed in (0, 1)))
 
 
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_a_generate_that_cuts_its_batch_spends_no_more_than_it_says(batch):
+    """Five calls a row, whatever the pieces: 40 candidates of a budget of 200, counted row by row."""
+    field, rows = ExactField(Path.linear(), TARGET), []
+    inner = field._ask
+    field._ask = lambda x, t, cond, at: (rows.append(len(x)), inner(x, t, cond, at))[1]
+    go = lambda z: sample(field, start=z, steps=5, rule=Euler(), batch=batch)
+    found = search(go, height, (2,), 200, calls=field, like=like, seed=2)
+    assert found.nfe == sum(rows) == 200 and found.verified == 40
+    told = search(go, height, (2,), 200, calls=5, like=like, seed=2)
+    assert torch.equal(found.x, told.x)
+
+
+@pytest.mark.parametrize(("problems", "calls"), [(1, {1: 5, 16: 7}), (1, {1: 5, 16: 85}), (3, {3: 5, 48: 7}), (3, {3: 5, 48: 15})], ids=str)
+def test_a_cost_that_cannot_be_read_is_refused(problems, calls):
+    """Calls that grow with what is generated: steps that adapt, or several problems in pieces."""
+    field = Field(lambda x, t, cond: -x, Path.linear(), "velocity")
+
+    def go(z):
+        for _ in range(calls[len(z)]):
+            field.velocity(z, 0.5)
+        return z
+
+    with pytest.raises(ValueError, match=f"calls must be a number here: generate took 5 field calls for {problems} samples and"):
+        search(go, height, (2,), 200, calls=field, problems=problems, like=like)
+
+
+def test_over_paths_takes_one_number_as_its_condition():
+    labels = torch.tensor([0, 1])
+    field = ExactField(Path.linear(), GaussianMixture(TARGET.weights, TARGET.means, TARGET.covariance, labels=labels))
+    one, rows = (OverPaths(field, TEN, paths=2, draws=2, begin=3, cond=cond) for cond in (1, torch.tensor([1, 1])))
+    a, b = (search(way(field, torch.tensor([1, 1])), lambda x: -x[:, 1].abs(), (2,), m.nfe, method=m, problems=2, like=like, seed=3) for m in (one, rows))
+    assert torch.equal(a.x, b.x)
+
+
+def test_onetime_negative_takes_one_number():
+    inner, x = ExactField(Path.vp(), LABELLED), torch.tensor([[0.3, -1.0], [1.2, 0.4]], dtype=F64)
+    guided = ResidualCFG(inner, 1.7)
+    for one, rows in ((guided.onetime_negative(1, x, 0.4, 0), guided.onetime_negative(torch.tensor([1, 1]), x, 0.4, torch.tensor([0, 0]))),
+                      (guided.self_negative(1, x), guided.self_negative(torch.tensor([1, 1]), x))):
+        torch.testing.assert_close(guided.noise(x, 0.4, one), guided.noise(x, 0.4, rows))
+    with pytest.raises(ValueError, match="cond must have 2 rows"):
+        guided.onetime_negative(torch.tensor([1, 1, 0]), x, 0.4)
+
+
 # -- residual guidance -------------------------------------------------------------------------------------------------------
 
 LABELLED = GaussianMixture(TARGET.weights, TARGET.means, TARGET.covariance, labels=torch.tensor([0, 1]))

@@ -355,6 +355,30 @@ def test_cyclic_holds_the_reference_and_lets_it_flow_out():
     assert max(gaps[1:]) < 0.5 * gaps[0]
 
 
+def test_cyclic_draws_noise_with_the_last_eta_on_the_last_way_down():
+    """Without cycles the way begins at one point: with a last eta of 0 nothing is random, whatever eta, and with more of it samples part more."""
+    field = ExactField(Path.linear(), TIED)
+    spread = lambda eta, last: float(CyclicOneWay(field, KEEP, REFERENCE[:1], cycles=0, eta=eta, last_eta=last, invert_steps=5).sample(50, steps=20)[:, 1:].std(0).min())
+    assert spread(1.0, 0.0) < 1e-12 and 0.02 < 2 * spread(0.0, 0.1) < spread(0.0, 1.0)
+    # In a cycle the noise is eta's: with both at 0 only the jump up parts samples, and eta adds to that.
+    cycled = lambda eta: CyclicOneWay(field, KEEP, REFERENCE[:1], cycles=1, eta=eta, last_eta=0.0, invert_steps=5).sample(3, steps=20)
+    assert not torch.equal(cycled(0.0), cycled(1.0))
+
+
+def test_steered_meets_conditions_to_rounding_only_where_no_noise_is_left():
+    """Linear and cosine paths end without noise; the variance-preserving one keeps a trace. Overlapping conditions are met as one operator."""
+    y = torch.tensor([[2.2]], dtype=F64)
+    miss = lambda path: float((SEEN.forward(steered(ExactField(path, TIED), [(SEEN, y, 1.0)]).sample(20, steps=20)) - y).abs().max())
+    assert max(miss(Path.linear()), miss(Path.cosine())) < 1e-9 < miss(Path.vp()) < 0.05
+    sums, both = Dense(torch.tensor([[1.0, 1.0, 0.0]], dtype=F64), (3,)), torch.tensor([[2.2, 0.5]], dtype=F64)
+    field = ExactField(Path.linear(), TIED)
+    apart = steered(field, [(SEEN, y, 1.0), (sums, both[:, 1:], 1.0)]).sample(20, steps=20)
+    joined = steered(field, [(Dense.of((SEEN, sums), (3,)), both, 1.0)]).sample(20, steps=20)
+    measured = lambda x: torch.cat([SEEN.forward(x), sums.forward(x)], 1)
+    assert float((measured(apart) - both)[:, 0].abs().max()) > 1e-3
+    torch.testing.assert_close(measured(joined), both.expand(20, 2), rtol=0, atol=1e-9)
+
+
 def test_cyclic_batches_may_be_split():
     made = CyclicOneWay(ExactField(Path.linear(), TIED), KEEP, REFERENCE.repeat(2, 1), cycles=1, invert_steps=10)
     whole = made.sample(steps=10, seed=6)
@@ -375,6 +399,10 @@ def test_cyclic_refusals(settings, words):
 
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: CyclicOneWay(GAUSS, KEEP, REFERENCE).sample(3), "n must be the 2 rows of the reference"),
+    (lambda: CyclicOneWay(GAUSS, KEEP, REFERENCE).sample(start=REFERENCE), "start must be left out of sample: CyclicOneWay makes it"),
+    (lambda: CyclicOneWay(GAUSS, KEEP, REFERENCE).sample(times=[0.1, 1.0]), "times must be left out of sample"),
+    (lambda: CyclicOneWay(GAUSS, KEEP, REFERENCE).sample(eta=0.5), "eta must be left out of sample"),
+    (lambda: steered(GAUSS, [(SEEN, torch.zeros(1, 1, dtype=F64), 1.0)]).sample(2, eta=0.5), "eta must be left out of sample: it was settled"),
     (lambda: repaint(GAUSS, KEEP, REFERENCE).sample(3, steps=5), r"reference must have shape \(3, 3\), or one row for all samples, got \(2, 3\)"),
     (lambda: repaint(GAUSS, torch.tensor([True, False]), REFERENCE), "keep must have shape"),
     (lambda: steered(GAUSS, []), "parts must hold one condition or more"),

@@ -292,6 +292,38 @@ def test_a_table_with_times_of_its_own_runs_a_flow():
     torch.testing.assert_close(got, rheos.sample(exact, start=start, rule=table), rtol=0, atol=1e-5)      # timesteps are float32
 
 
+def test_a_tables_corrector_is_used_and_a_table_without_history_may_begin_in_the_middle():
+    exact, start = ExactField(RheosScheduler().path, skewed()), Draws(0).rows("x", 0, (8, 2), dtype=F64)
+    net = lambda x, t: exact(x, 1 - float(t) / 999).noise
+
+    def ran(table, first):
+        scheduler, x = RheosScheduler(table=table.to_json()), start
+        scheduler.set_timesteps(6)
+        scheduler.set_begin_index(first)
+        for t in scheduler.timesteps[first:]:
+            x = scheduler.step(net(x, t), t, x).prev_sample
+        return x
+
+    times = Times.uniform(exact.path, 6, LAM)
+    mended = UniPC(2).plan(times)
+    plain = rheos.samplers.Table.from_json({**mended.to_json(), "correct": [None] * 6})
+    truth, without = (rheos.sample(exact, start=start, rule=table) for table in (mended, plain))
+    torch.testing.assert_close(ran(mended, 0), truth, rtol=0, atol=1e-5)          # timesteps are float32
+    assert float((ran(mended, 0) - without).abs().max()) > 1e-2
+    rest = rheos.sample(exact, start=start, rule=DDIM(), times=Times(exact.path, times.t[2:]))
+    torch.testing.assert_close(ran(DDIM().plan(times), 2), rest, rtol=0, atol=1e-5)
+
+
+def test_sigmas_are_taken_as_they_are_given():
+    """Steps k of the network told by their sigma / alpha, the last but half a thousandth above, as published lists round it."""
+    scheduler, k = RheosScheduler(rule="DDIM", beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012), [999, 700, 321, 40, 1]
+    noise = ((1 - scheduler.alphas_cumprod.double()) / scheduler.alphas_cumprod.double()).sqrt()[k]
+    noise[0] *= 1.0005
+    for ended in (noise.tolist(), [*noise.tolist(), 0.0], np.array([*noise.tolist(), 0.0])):
+        scheduler.set_timesteps(sigmas=ended)
+        assert scheduler.timesteps.tolist() == k
+
+
 def test_half_precision_is_kept_and_summed_in_single():
     scheduler, x, e = RheosScheduler(rule="DPMSolverPP"), Draws(0).rows("x", 0, (3, 2)), Draws(0).rows("e", 0, (3, 2))
     net = lambda x, t: (0.9 * x.float() + 0.01 * e).to(x.dtype)
@@ -369,6 +401,17 @@ def test_conditions_and_guidance_are_one_batched_call():
     torch.testing.assert_close(fixed(x, 0.5).noise, 5 * x)
 
 
+def test_guidance_here_and_in_sample_are_one_for_conditions_given_there():
+    net = Net(lambda x, k, c: 0.3 * x * (1 + 0.1 * c[:, None].to(x)))
+    uncond, start = {"class_labels": torch.tensor(10)}, Draws(0).rows("x", 0, (3, 2))
+    given = {"start": start, "steps": 5, "rule": DDIM()}
+    inside = rheos.sample(from_diffusers(net, {}, cond={"class_labels": torch.tensor([4])}, uncond=uncond, guidance=3.0), **given)
+    torch.testing.assert_close(rheos.sample(from_diffusers(net, {}, uncond=uncond), cond=4, guidance=3.0, **given), inside)
+    assert not torch.allclose(rheos.sample(from_diffusers(net, {}, uncond=uncond), cond=4, **given), inside, rtol=0.05)
+    with pytest.raises(ValueError, match="guidance needs a condition: pass cond"):
+        rheos.sample(from_diffusers(net, {}, cond={"class_labels": torch.tensor([4])}, uncond=uncond), guidance=3.0, **given)
+
+
 def test_a_trained_class_conditional_network_of_diffusers_keeps_its_classes():
     """The embedding of diffusers' own U-Net is reached by number."""
     with Draws(1).scope(0):
@@ -406,6 +449,7 @@ X = torch.ones(2, 2)
 TABLE = DDIM().plan(Times.uniform(RheosScheduler().path, 6, LAM)).to_json()
 LONG = UniPC(3).plan(Times.uniform(RheosScheduler().path, 6, LAM)).to_json()
 
+MENDED = Exponential(1, "data", corrector=1).plan(Times.uniform(RheosScheduler().path, 6, LAM)).to_json()
 WIDE = DDIM().plan(Times.uniform(RheosScheduler().path, 6, LAM)).edited(2, c=torch.tensor([0.1, 0.2, 0.3])).to_json()
 
 
@@ -426,9 +470,16 @@ def begun_at(scheduler, index):
     (lambda: planned(rule="DDIM").set_timesteps(timesteps=[500, 600, 20]), r"timesteps must fall from at most 999 to above 0, got \[500.0, 600.0, 20.0\]"),
     (lambda: planned(rule="DDIM").set_timesteps(timesteps=[1000, 600]), "timesteps must fall from at most 999"),
     (lambda: planned(rule="DDIM").set_timesteps(timesteps=[600, 0]), "timesteps must fall from at most 999 to above 0"),
+    *[(lambda given=given: planned(rule="DDIM").set_timesteps(sigmas=given), r"sigmas must fall from at most 157.4 to at least 0.01, got \[") for given in (
+        [1.0, 2.0, 0.5], [2.0, 2.0], [2.0, -1.0], [2.0, float("nan")], [float("inf"), 2.0], [0.0], [], [2.0, 0.0, 0.0], [300.0, 2.0], [2.0, 0.001])],
+    *[(lambda given=given: planned(rule="Euler", prediction_type="flow_prediction").set_timesteps(sigmas=given), r"sigmas must fall from at most 1 to above 0, got \[")
+      for given in ([0.5, 0.7], [0.5, -0.1], [0.5, float("nan")], [0.0], [], [1.2, 0.5])],
     (lambda: planned(rule="DDIM").set_begin_index(-1), "begin_index must be at least 0, got -1"),
     (lambda: RheosScheduler(rule="UniPCC"), r"rule must be one of .*, got 'UniPCC' \(did you mean UniPC\?\)"),
     (lambda: RheosScheduler(rule="UniPC", rule_args={"ordre": 2}), r"rule_args of UniPC must be one of .*, got 'ordre' \(did you mean order\?\)"),
+    (lambda: RheosScheduler(rule_args={"order": 2}), r"rule_args need the rule whose settings they are, got rule_args = \{'order': 2\} without rule"),
+    (lambda: RheosScheduler(table=TABLE, rule_args={"order": 2}), "table and rule exclude each other"),
+    (lambda: (s := planned(rule="UniPC"), s.step(X, s.timesteps[0], X), s.step(X[:1], s.timesteps[1], X[:1])), r"the batch has changed in mid-run: .* \(2, 2\), got \(1, 2\); call"),
     (lambda: RheosScheduler(rule="UniPC", rule_args={"order": 0}), "order must be at least 1, got 0"),
     (lambda: RheosScheduler(rule="DEIS", rule_args={"clock": "sun"}), "clock must be one of .*, got 'sun'"),
     (lambda: RheosScheduler(prediction_type="velocity"), "prediction_type must be one of epsilon, v_prediction, sample, flow_prediction, got 'velocity'"),
@@ -444,7 +495,8 @@ def begun_at(scheduler, index):
     (lambda: RheosScheduler(table=TABLE).set_timesteps(5), "the table has 6 rows: ask for num_inference_steps = 6"),
     (lambda: RheosScheduler(table=TABLE).set_timesteps(sigmas=[1.0]), "the table has 6 rows"),
     (lambda: begun_at(RheosScheduler(table=WIDE), 0), r"the table has numbers of shape \(3,\), which do not fit samples of shape \(2,\)"),
-    (lambda: begun_at(RheosScheduler(table=LONG), 3), "row 0 of the table reaches further back"),
+    (lambda: begun_at(RheosScheduler(table=LONG), 3), "a table cannot begin in the middle: its rows use points before timestep number 3"),
+    (lambda: begun_at(RheosScheduler(table=MENDED), 2), "a table cannot begin in the middle"),
     (lambda: (s := RheosScheduler(rule="RungeKutta"), s.set_timesteps(4), s.set_begin_index(3), s.step(X, s.timesteps[3], X)), "cannot begin at timestep number 3, in the middle of a step"),
     (lambda: from_diffusers(Net(None), {"sigma_data": 0.5}), "sigma_data is of a network behind EDM's scalings"),
     (lambda: from_diffusers(Net(None), {"prediction_type": "score"}), "prediction_type must be one of"),
@@ -464,3 +516,38 @@ def test_refuses(call, message):
 def test_refuses_other_types(call):
     with pytest.raises(TypeError):
         call()
+
+
+@pytest.mark.parametrize("given", [[], [("order", 2)], "order"], ids=str)
+def test_refuses_rule_args_that_are_no_mapping(given):
+    for call in (lambda: RheosScheduler(rule="UniPC", rule_args=given), lambda: rule_of("UniPC", given)):
+        with pytest.raises(TypeError, match=f"rule_args must be a mapping of settings such as .*, got {type(given).__name__}"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", "ScoreSdeVpScheduler", "IPNDMScheduler", "VQDiffusionScheduler", "KarrasVeScheduler", "EDMEulerScheduler",
+                                  "EDMDPMSolverMultistepScheduler", "CMStochasticIterativeScheduler", "AmusedScheduler"])
+def test_refuses_schedulers_whose_noise_is_not_told_by_betas(name):
+    needed = {"VQDiffusionScheduler": {"num_vec_classes": 9}, "AmusedScheduler": {"mask_token_id": 3}}.get(name, {})
+    try:
+        kind = getattr(diffusers, name)
+    except AttributeError:
+        from diffusers.schedulers.deprecated import ScoreSdeVpScheduler as kind
+    configs = [kind(**needed)] + ([kind(trained_betas=np.linspace(0.1, 0.9, 10))] if name == "IPNDMScheduler" else [])
+    for live, saved in ((dict(made.config), json.loads(made.to_json_string())) for made in configs):       # to_json_string writes its name into config
+        for config, told in ((live, "a scheduler without a name"), (saved, name)):
+            for call in (lambda: from_diffusers(Net(None), config), lambda: RheosScheduler.from_config(config)):
+                with pytest.raises(ValueError, match=f"(the noise of {told} is not told by betas|behind EDM's scalings.*, got {told})"):
+                    call()
+            with pytest.raises(ValueError, match=f"the noise of {told} is not told by betas"):
+                betas(config)
+
+
+@pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler", "RePaintScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+def test_reads_schedulers_with_betas(name):
+    theirs = getattr(diffusers, name)()
+    torch.testing.assert_close(from_diffusers(Net(None), theirs.config).path.coefficients(torch.linspace(1, 0, 1000, dtype=F64)).b.square().float(),
+                               theirs.alphas_cumprod.float(), rtol=1e-3, atol=1e-7)
+    assert from_diffusers(Net(None), {"num_train_timesteps": 50}).path == Path.from_betas(torch.linspace(1e-4, 0.02, 50, dtype=F64))
+    unclip = from_diffusers(Net(None), diffusers.UnCLIPScheduler().config)
+    assert unclip.path == Path.from_betas(betas({"beta_schedule": "squaredcos_cap_v2"}))

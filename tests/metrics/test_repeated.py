@@ -8,7 +8,7 @@ import torch
 from scipy.stats import hypergeom
 
 from rheos.core import Draws
-from rheos.metrics.repeated import PowerLaw, coverage_at, fit_power_law, pass_at_k
+from rheos.metrics.repeated import PowerLaw, _counts, coverage_at, fit_power_law, pass_at_k
 
 
 @pytest.mark.parametrize("n", [1, 4, 7])
@@ -111,13 +111,37 @@ def test_saturated_points_are_left_out():
     (lambda: pass_at_k(torch.tensor([1]), 0, 1), "attempts must be at least 1, got 0"),
     (lambda: coverage_at(torch.tensor([1]), 5, []), "ks must name at least one"),
     (lambda: coverage_at(torch.tensor([1]), 5, [1, 6]), "k must be at most the 5 attempts"),
+    (lambda: _counts(torch.tensor([[1, 2], [0, 1]]), 5, 1), r"correct must hold one count a problem, \(problems,\), got shape \(2, 2\)"),
+    (lambda: fit_power_law([1, math.inf], [0.1, 0.2]), "k must be finite and at least 1, got inf"),
+    (lambda: fit_power_law([1, math.nan], [0.1, 0.2]), "k must be finite and at least 1, got nan"),
+    (lambda: PowerLaw(0.5, 0.4, 0.0).predict([1, -1]), "k must be finite and at least 1, got -1"),
     (lambda: fit_power_law([1, 2], [0.1, 0.2, 0.3]), "coverage must have one value a k"),
     (lambda: fit_power_law([1, 2], [0.0, 0.2]), r"coverage must lie in \(0, 1\], got 0"),
     (lambda: fit_power_law([1, 2], [0.3, 1.2]), r"coverage must lie in \(0, 1\], got 1.2"),
-    (lambda: fit_power_law([0.5, 2], [0.1, 0.2]), "k must be at least 1, got 0.5"),
+    (lambda: fit_power_law([0.5, 2], [0.1, 0.2]), "k must be finite and at least 1, got 0.5"),
     (lambda: fit_power_law([1, 2], [0.3, 1.0]), "at two different k or more, got 1"),
     (lambda: fit_power_law([2, 2], [0.3, 0.4]), "at two different k or more"),
 ])
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_counts_that_are_none():
+    """Behind the annotations, as a caller without them meets it."""
+    for bad, told in ((torch.tensor([[True, False]]), r"correct must hold counts, one a problem.*correct.sum\(1\)"), (torch.tensor([1.5]), "whole numbers"),
+                      (torch.tensor([math.nan]), "whole numbers")):
+        with pytest.raises(TypeError, match=told):
+            _counts(bad, 5, 1)
+    with pytest.raises(TypeError, match="attempts must hold whole numbers"):
+        _counts(torch.tensor([1]), torch.tensor([5.0]), 1)
+    for bad in (1.5, math.nan, True):
+        with pytest.raises(TypeError):
+            _counts(torch.tensor([1]), bad, 1)
+
+
+def test_small_integers_hold_many_attempts():
+    """One of 1,000 attempts was right: among 10 of them with probability 1/100, in whatever kind the count is kept."""
+    for kind in (torch.uint8, torch.int16, torch.int64):
+        c, n = _counts(torch.tensor([1], dtype=kind), 1000, 10)
+        assert abs(float(pass_at_k(c, n, 10)) - 0.01) < 1e-14

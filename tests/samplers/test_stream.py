@@ -148,17 +148,17 @@ def test_a_saved_state_goes_on(tmp_path):
 # -- errors ------------------------------------------------------------------------------------------------------------------
 
 class Flaky:
-    """x' by the condition of each row; calls listed in `broken` fail, and rows of condition -7 are not numbers from the second level on."""
+    """x' by the condition of each row; calls listed in `broken` fail, and rows of condition -7 are not numbers after time `astray`."""
 
-    def __init__(self, broken=()):
-        self.calls, self.broken = 0, broken
+    def __init__(self, broken=(), astray=0.4):
+        self.calls, self.broken, self.astray = 0, broken, astray
 
     def __call__(self, x, t, cond):
         self.calls += 1
         if self.calls - 1 in self.broken:
             raise ConnectionError("no answer")
         answer = torch.sin(3 * x) - (t + cond)[:, None] * x
-        return torch.where(((cond == -7) & (t > 0.4))[:, None], torch.nan, answer)
+        return torch.where(((cond == -7) & (t > self.astray))[:, None], torch.nan, answer)
 
 
 CONDS = torch.tensor([0.3, -1.2, 0.8, 0.1, 1.9, -0.4], dtype=F64)
@@ -205,19 +205,20 @@ def test_a_condition_that_the_network_refuses_does_not_join():
     torch.testing.assert_close(found, sample(field, start=starts, times=LINEAR, rule=DDPM(), cond=labels, seed=5), rtol=0, atol=2e-6)
 
 
-def test_a_request_that_leaves_the_finite_numbers_is_dropped_and_the_others_go_on():
-    """Request 2 goes astray at its second level, which is the tick of request 3's push; request 3 is pushed again."""
+@pytest.mark.parametrize(("lost", "astray", "kept", "levels"), [(2, 0.4, [0, 1], [3, 2]), (1, 0.6, [0, 2], [3, 1])], ids=["the last", "one between"])
+def test_a_request_that_leaves_the_finite_numbers_is_dropped_and_the_others_go_on(lost, astray, kept, levels):
+    """It goes astray in the tick of request 3's push, which does not count; request 3 is pushed again."""
     conds = CONDS.clone()
-    conds[2] = -7
-    stream = StreamBatch(Field(Flaky(), Path.linear(), "velocity"), LINEAR, DDPM(), seed=4)
+    conds[lost] = -7
+    stream = StreamBatch(Field(Flaky(astray=astray), Path.linear(), "velocity"), LINEAR, DDPM(), seed=4)
     out = [stream.push(STARTS[i], conds[i]) for i in range(3)]
-    with pytest.raises(NonFinite, match="request 2 is not finite at step 3"):
+    with pytest.raises(NonFinite, match=f"request {lost} is not finite at step 3"):
         stream.push(STARTS[3], conds[3])
-    assert (stream.state.numbers, stream.state.levels, stream.state.taken) == ([0, 1], [3, 2], 3) and stream.state.cond.tolist() == [0.3, -1.2]
+    assert (stream.state.numbers, stream.state.levels, stream.state.taken) == (kept, levels, 3) and torch.equal(stream.state.cond, conds[kept])
     out.extend(stream.push(STARTS[i], conds[i]) for i in range(3, 6))
     out.extend(stream.drain())
     whole = sample(Field(Flaky(), Path.linear(), "velocity"), start=STARTS, times=LINEAR, rule=DDPM(), cond=CONDS, seed=4)
-    torch.testing.assert_close(torch.stack([x for x in out if x is not None]), whole[[0, 1, 3, 4, 5]], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.stack([x for x in out if x is not None]), whole[[*kept, 3, 4, 5]], rtol=1e-12, atol=1e-12)
 
 
 def test_a_request_that_is_not_finite_from_the_first_does_not_join():

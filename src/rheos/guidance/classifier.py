@@ -21,7 +21,7 @@ class ClassifierGuided(Field):
 
     field: any on a one-sided path with Gaussian noise. log_prob: (x (batch, *event), t (batch,)) -> (batch,), each from its own row of x alone;
     a network in it should be in evaluation mode. scale: 0 leaves the field as it is, 1 conditions it. `nfe` counts calls of this field.
-    The gradient is recorded only where x requires one. ValueError for other paths and for a log_prob of another shape.
+    The gradient is recorded only where x requires one. ValueError for other paths and for a log_prob of another shape or without a gradient.
 
     >>> from rheos.paths import Path
     >>> prior = Field(lambda x, t, cond: (1 - t)[:, None] * x / (t**2 + (1 - t) ** 2)[:, None], Path.linear(), predicts="noise")    # x1 is N(0, 1)
@@ -62,7 +62,11 @@ class ClassifierGuided(Field):
         with torch.enable_grad():
             place = x if recorded else x.detach().requires_grad_()
             log_prob = self.log_prob(place, t)
-            if log_prob.shape != x.shape[:1]:
-                raise ValueError(f"log_prob must return shape ({len(x)},), one number a row of x, got {tuple(log_prob.shape)}")
+            if not isinstance(log_prob, Tensor) or log_prob.shape != x.shape[:1]:
+                got = tuple(log_prob.shape) if isinstance(log_prob, Tensor) else repr(log_prob)
+                raise ValueError(f"log_prob must return shape ({len(x)},), one number a row of x, got {got}")
             # The sum, not the mean: each row's gradient is its own.
-            return torch.autograd.grad(log_prob.sum(), place, create_graph=recorded)[0]
+            slope = torch.autograd.grad(log_prob.sum(), place, create_graph=recorded, allow_unused=True)[0] if log_prob.requires_grad else None
+        if slope is None:
+            raise ValueError("log_prob must depend on x through operations that can be differentiated, got a result without a gradient")
+        return slope

@@ -23,6 +23,8 @@ class ClassifierFree(Field):
     """
 
     def __init__(self, field: Field, scale: float):
+        if not isinstance(field, Field):
+            raise TypeError(f"field must be a Field, got {type(field).__name__}")
         checks.between("guidance", scale, 0.0, float("inf"), high_open=True)
         self.field, self.scale = field, float(scale)
         super().__init__(field.net, field.path, field.predicts, unit_input=field.unit_input)

@@ -83,10 +83,14 @@ class CyclicOneWay:
             checks.between(name, getattr(self, name), 0.0, 1.0)
 
     def sample(self, n: int | None = None, *, steps: int = 50, **settings: Any) -> Inexact[Tensor, "rows *event"]:
-        """Samples (n, *event), by default one a row of the reference. steps: that many would lead from noise to data; the other keywords of `travel`.
+        """Samples (n, *event), by default one a row of the reference. steps: that many would lead from noise to data; the other keywords of `travel`
+        but start, times, eta and overwrite, which are made here (ValueError).
 
         Calls: about steps (cycles (low - high) + 1 - low), and 2 invert_steps of one row of the reference each.
         """
+        for name in ("start", "times", "eta", "overwrite"):
+            if name in settings:
+                raise ValueError(f"{name} must be left out of sample: CyclicOneWay makes it from its own settings")
         n = len(self.reference) if n is None else checks.integer("n", n, least=1)
         if len(self.reference) not in (1, n):
             raise ValueError(f"n must be the {len(self.reference)} rows of the reference, or the reference one row, got {n}")

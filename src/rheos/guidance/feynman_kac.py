@@ -28,6 +28,11 @@ from rheos.paths.asking import evaluating, spread
 __all__ = ["FeynmanKac", "FeynmanKacState", "Weighing", "effective_size", "sample_tilted", "systematic"]
 
 INSIDE = 1e-3           # where runs begin on paths that hold no data at t = 0, so that lam is finite
+FIRST_LAM = -3.0        # where they begin if the exponents do not sum to 1 and noise itself gathers weights: data are a twentieth of it there
+# Noise alone multiplies weights by exp((sum a - 1) h chi^2) or so a step, whose variance is infinite from (sum a - 1) h = 1/4 on, its mean from 1/2 on.
+GROWTH = 0.1            # the largest (sum a - 1) h ...
+LONGEST = 0.25          # ... and h itself, in lam ...
+REACH = 6.0             # ... unless so much of lam could not be walked in the steps there are
 SIGNAL_LEFT = 0.5       # of alpha at the start: paths that begin with more bury the data under noise instead of fading it
 
 
@@ -65,9 +70,10 @@ class FeynmanKacState:
     """Particles at time `step` of the plan.
 
     x: (n, *event), equal groups one after another. log_weights: (n,) float64, since the last resampling. ancestors: (n,), the number of the first
-    particle that each descends from. log_z: (groups,) float64, log of the target's integral, as far as resampling has counted it. ess: (groups,),
-    the effective size before the last decision to resample, as a share of a group. Of the start of the step just done: rate: (n,), d log w / dlam;
-    value: (n,), the reward; data: (n, *event), the tilted data prediction. resampled: (groups,), how often.
+    particle that each descends from. log_z: (groups,) float64, log of the target's integral, as far as resampling has counted it: of its growth
+    alone where the particles were given, and of neither where weights are held back. ess: (groups,), the effective size before the last decision to
+    resample, as a share of a group. Of the start of the step just done: rate: (n,), d log w / dlam; value: (n,), the reward; data: (n, *event), the
+    tilted data prediction. resampled: (groups,), how often.
     """
 
     x: Tensor
@@ -156,7 +162,11 @@ class FeynmanKac:
         variance = float(self.times.sigma[0]) ** 2
         # The integral of prod_j N(x; 0, c^2)^a_j.
         log_z = 0.5 * math.prod(event) * (math.log(2 * math.pi * variance / total) - total * math.log(2 * math.pi * variance))
-        return self.init(x / math.sqrt(total), log_z=log_z)
+        state = self.init(x / math.sqrt(total), log_z=log_z)
+        if self.tilted.reward is None:
+            return state
+        # Where the reward counts from the beginning, the noise is weighed by it.
+        return replace(state, log_weights=self.tilted.reward.strength(start) * self._value(state.x))
 
     def init(self, x: Inexact[Tensor, "n *event"], *, log_z: float = 0.0) -> FeynmanKacState:
         """Equally weighted particles x, which are taken for draws from the target at the first time, of integral exp(log_z).
@@ -348,7 +358,9 @@ class Weighing:
     ess: (steps, groups), effective sizes as shares of a group at the first times, before resampling; the last row is the end's.
     ancestors: (n,), the number of the first particle that each sample descends from; distinct: (groups,), how many there are: if they are a few dozen,
     so is what the samples are worth, and more particles or more `noise` are needed.
-    log_z: (groups,), the estimated log of the target's integral, prod_j q_j^a_j at the last time, weights that were left included.
+    log_z: (groups,), the estimated log of the target's integral, prod_j q_j^a_j at the last time, weights that were left included. With `start=` it is
+    the log of how often that integral is the first time's; with `clamp` or `window` it is neither, for weights are missing in it. It takes the first
+    time's law for noise alone: where data are left there, each coordinate adds an error of about (sum a_j - 1) (b / c)^2 / 2 times its variance.
     resampled: (groups,). log_weights: (n,), zero where the end was resampled.
     """
 
@@ -383,7 +395,8 @@ def sample_tilted(
 
     n, start: how many particles in all groups, or where they begin, as draws from the target at the first time. steps: equal in sqrt(u), or in
     rho^(1/7) where the path begins at large noise, from its start, a little inside where it holds no data, to its end; or the times themselves.
-    Where the exponents do not sum to 1, weights spread while x is noise, too: begin no earlier than the data's own scale asks for.
+    Where the exponents do not sum to 1, weights spread while x is noise, too: paths that fade the data in begin where they are a twentieth of the noise,
+    for data of about unit scale, by steps that are short in lam. With `times`, begin no earlier than the data's own scale asks for.
     The other settings are those of `FeynmanKac`; `shape`, `cond`, `seed` and `watch` as in `rheos.sample`.
 
     >>> from rheos.data import GaussianMixture
@@ -396,7 +409,7 @@ def sample_tilted(
     if not isinstance(tilted, Tilted):
         raise TypeError(f"tilted must be a field made by tilt(...), got {type(tilted).__name__}")
     if times is None:
-        times = _default_times(tilted.path, checks.integer("steps", steps, least=1))
+        times = _default_times(tilted.path, checks.integer("steps", steps, least=1), tilted.total)
     run = FeynmanKac(tilted, times, cond, groups, ess, final, noise, clamp, window, seed, first)
     if start is None:
         if n is None:
@@ -420,9 +433,19 @@ def _told(trace: list[Tensor], end: FeynmanKacState, run: FeynmanKac) -> Weighin
     return Weighing(torch.stack(trace), end.ancestors, end.distinct, end.log_z + left, end.resampled, end.log_weights)
 
 
-def _default_times(path: Path, steps: int) -> Times:
+def _default_times(path: Path, steps: int, total: float) -> Times:
     start, end = path.interval
+    if float(path.coefficients(start).b) > SIGNAL_LEFT:
+        # Paths that bury the data under noise spend equal steps in sqrt(u) badly: the first ones would halve the noise each.
+        return Times.uniform(path, steps, RHO7, start=start)
     if not math.isfinite(float(path.lam(start))):
         start = min(INSIDE, 0.5 * end)
-    # Paths that bury the data under noise spend equal steps in sqrt(u) badly: the first ones would halve the noise each.
-    return Times.uniform(path, steps, RHO7 if float(path.coefficients(start).b) > SIGNAL_LEFT else SQRT_U, start=start)
+    excess = abs(total - 1)
+    if excess < 1e-9 or float(path.lam(start)) >= FIRST_LAM:
+        return Times.uniform(path, steps, SQRT_U, start=start)
+    longest = max(min(LONGEST, GROWTH / excess), REACH / steps)
+    even, walk = Times.uniform(path, steps, SQRT_U, start=float(path.time_at(FIRST_LAM))), []
+    while len(walk) < steps // 2 and float(even.lam[1] - even.lam[0]) > longest:
+        walk.append(float(even.t[0]))
+        even = Times.uniform(path, steps - len(walk), SQRT_U, start=float(path.time_at(float(even.lam[0]) + longest)))
+    return Times(path, walk + even.t.tolist())

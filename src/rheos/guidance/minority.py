@@ -25,6 +25,7 @@ from rheos.couplings import Independent, Pair
 from rheos.guidance.classifier import ClassifierGuided
 from rheos.nets import Condition
 from rheos.paths import Field, Path
+from rheos.paths.asking import evaluating
 from rheos.training import Cosine, Descent
 
 __all__ = ["MinorityGuidance", "NoisyClassifier", "minority_score"]
@@ -45,7 +46,7 @@ def minority_score(field: Field, x: Float[Tensor, "rows *event"], t: float | Non
 
     t: the time noised to; None: where alpha / sigma is 1/e. Too near 1 all data stay where they are, too near 0 all go to the mean. draws: how often, 5 as
     in the paper. distance: (x, data prediction) -> (batch,), the squared distance unless given; cond: told to the field, batch first.
-    seed: of the noise, the same for a row whatever the `batch` (rows at once).
+    seed: of the noise, the same for a row whatever the `batch` (rows at once). ValueError for data or distances that are not finite.
     """
     if not isinstance(field, Field):
         raise TypeError(f"field must be a Field, got {type(field).__name__}")
@@ -54,6 +55,7 @@ def minority_score(field: Field, x: Float[Tensor, "rows *event"], t: float | Non
     t, draws = _scoring_time(field.path, t), checks.integer("draws", draws, least=1)
     if not len(x):
         raise ValueError("x must hold at least one row, got none")
+    checks.finite("x", x)
     distance, size = squared_distance if distance is None else distance, checks.integer("batch", batch, least=1)
     parts = []
     for first in range(0, len(x), size):
@@ -66,7 +68,7 @@ def minority_score(field: Field, x: Float[Tensor, "rows *event"], t: float | Non
             far = distance(rows, field.data(there, t, told))
             if far.shape != rows.shape[:1]:
                 raise ValueError(f"distance must return shape ({len(rows)},), one number a row, got {tuple(far.shape)}")
-            total += far
+            total += checks.finite("distance", far)
         parts.append((total / draws).to(x.dtype))
     return torch.cat(parts)
 
@@ -120,7 +122,7 @@ class MinorityGuidance:
 
         bins: of equally many rows each. t, draws, distance, cond: see `minority_score`. net: any module (x, t) -> logits (batch, bins), which is trained in
         place; a `NoisyClassifier` unless given. steps, batch, rate: of AdamW, the rate falling to 0 as a cosine.
-        ValueError with the bins' counts if equal scores leave a bin empty.
+        ValueError with the bins' counts if equal scores leave a bin empty, and for a net of other outputs.
         """
         draws_of = Draws.of(seed)
         bins = checks.integer("bins", bins, least=2)
@@ -131,14 +133,20 @@ class MinorityGuidance:
         if net is None:
             with draws_of.scope(0):
                 net = NoisyClassifier(tuple(x.shape[1:]), bins).to(x)
+        with torch.no_grad(), evaluating(net):
+            told = net(x[:2], torch.full((len(x[:2]),), 0.5, dtype=x.dtype, device=x.device))
+        if not isinstance(told, Tensor) or told.shape != (len(x[:2]), bins):
+            got = tuple(told.shape) if isinstance(told, Tensor) else type(told).__name__
+            raise ValueError(f"net must return logits of shape (batch, {bins}), one a bin, got {got} for {len(x[:2])} rows")
         coupling = Independent(x, cond=labels)
         fit = Descent(_Entropy(field.path), coupling, batch, partial(AdamW, lr=checks.positive("rate", rate)), Cosine(checks.integer("steps", steps, least=1)),
                       seed=draws_of.child("classifier"))
         trained = evolve(fit, fit.init(net.train()), steps, donate=True).net
         return cls(field, trained.eval().requires_grad_(False), edges, scores, labels)
 
-    def log_prob(self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"]) -> Float[Tensor, "batch bins"]:
-        """log p(bin | x_t = x, t) of all bins."""
+    def log_prob(self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"] | float) -> Float[Tensor, "batch bins"]:
+        """log p(bin | x_t = x, t) of all bins; t one a row, or one number for all."""
+        t = t if isinstance(t, Tensor) else torch.full((len(x),), checks.between("t", t, 0.0, 1.0), dtype=torch.float64, device=x.device)
         kind = next((p.dtype for p in self.classifier.parameters()), x.dtype)       # what the classifier computes in
         return torch.log_softmax(self.classifier(_unit(self.inner.path, x, t).to(kind), t.to(kind)), -1).to(x.dtype)
 
@@ -153,7 +161,8 @@ class MinorityGuidance:
 
 
 def quantile_bins(scores: Float[Tensor, " rows"], bins: int) -> tuple[Float[Tensor, " edges"], Int64[Tensor, " rows"]]:
-    """(edges (bins - 1,), bin of each row): bins of equally many rows, as far as ties allow. ValueError with the counts if one is empty."""
+    """(edges (bins - 1,), bin of each row): bins of equally many rows, as far as ties allow; a score on an edge is of the rarer bin.
+    ValueError with the counts if one is empty."""
     edges = torch.quantile(scores.double(), torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=scores.device)[1:-1])
     labels = torch.bucketize(scores.double(), edges, right=True)
     counts = torch.bincount(labels, minlength=bins)

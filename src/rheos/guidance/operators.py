@@ -140,7 +140,7 @@ class Blur:
 
     kernel: (rows, columns), its middle at (rows // 2, columns // 2), no larger than the grid; `Blur.gaussian(sigma)` makes one.
     cutoff: what frequencies the kernel passes by less than this share of its strongest are taken for lost: their pseudo-inverse is 0, so that noise in
-    a measurement grows at most by 1 / cutoff. Then A A^+ A = A up to that share.
+    a measurement grows at most by 1 / cutoff over that of its strongest frequency. Then A A^+ A = A up to that share.
     """
 
     kernel: Float[Tensor, "rows columns"]
@@ -209,7 +209,9 @@ class Dense:
 
     @classmethod
     def of(cls, operators: Sequence[LinearOperator], event: Sequence[int], cutoff: float = 1e-9) -> Dense:
-        """These operators on events of this shape, their measurements one after the other, each flattened."""
+        """These operators on events of this shape, their measurements one after the other, each flattened. ValueError for none."""
+        if not len(operators):
+            raise ValueError("operators must hold one or more, got none")
         size = math.prod(event)
         unit = torch.eye(size, dtype=torch.float64).reshape(size, *event)
         return cls(torch.cat([operator.forward(unit).flatten(1) for operator in operators], 1).T.contiguous(), tuple(event), cutoff)

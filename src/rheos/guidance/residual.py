@@ -18,6 +18,7 @@ from torch import Tensor
 from rheos.core import checks
 from rheos.nets import without_condition
 from rheos.paths import Coefficients, Field
+from rheos.paths.asking import spread
 from rheos.paths.predictions import shaped
 
 __all__ = ["ResidualCFG"]
@@ -52,15 +53,16 @@ class ResidualCFG(Field):
         return self.field.like
 
     def self_negative(self, cond: Any, frame: Inexact[Tensor, "batch *event"]) -> dict[str, Any]:
-        """The condition with the frames themselves as anchors: no extra call."""
-        return {"cond": _needed(cond), "anchor": checks.finite("frame", frame)}
+        """The condition, batch first or one number, with the frames themselves as anchors: no extra call."""
+        return {"cond": _needed(cond, frame), "anchor": checks.finite("frame", frame)}
 
     def onetime_negative(self, cond: Any, x: Inexact[Tensor, "batch *event"], t: float, negative: Any = None) -> dict[str, Any]:
         """The condition with anchors from one extra call: the data that the field sees in x (batch, *event) at the first time t.
 
-        negative: the condition to steer away from, (batch, ...); None is none.
+        cond: batch first, or one number. negative: the condition to steer away from, likewise; None is none.
         """
-        against = without_condition(_needed(cond)) if negative is None else negative
+        cond = _needed(cond, x)
+        against = without_condition(cond) if negative is None else spread(negative, len(x), x.device)
         with torch.no_grad():
             return {"cond": cond, "anchor": self.field.data(x, t, against)}
 
@@ -78,7 +80,7 @@ class ResidualCFG(Field):
         return {"noise": self.scale * told + (1 - self.scale) * self.moderation * virtual}
 
 
-def _needed(cond: Any) -> Any:
+def _needed(cond: Any, x: Tensor) -> Any:
     if cond is None:
         raise ValueError("guidance needs a condition, got None")
-    return cond
+    return spread(cond, len(x), x.device)

@@ -36,7 +36,7 @@ def _as_it_is(t: float) -> float:
 class Reward:
     """exp(strength(t) value(x)): samples with a large value are wanted more, the more the nearer to the data.
 
-    value: x (batch, *event) -> (batch,), differentiable. strength: beta, a function of t, 0 where the run begins; t itself unless given.
+    value: x (batch, *event) -> (batch,), differentiable. strength: beta, a function of t, best 0 where the run begins; t itself unless given.
     """
 
     value: Callable[[Tensor], Tensor]

@@ -324,7 +324,13 @@ class Steering:
         travelled((0.0, 1.0), self.loops, start=self.begin, stop=self.end, length=self.length)
 
     def sample(self, n: int | None = None, *, steps: int = 50, times: Times | Sequence[float] | None = None, **settings: Any) -> Inexact[Tensor, "rows *event"]:
-        """`travel` with these hooks on `steps` equal steps of t, or along rising `times`, their levels repeated as told."""
+        """`travel` with these hooks on `steps` equal steps of t, or along rising `times`, their levels repeated as told.
+
+        ValueError for keywords of `travel` that were settled when this was made.
+        """
+        for name in ("eta", "nudge", "edit", "overwrite"):
+            if name in settings:
+                raise ValueError(f"{name} must be left out of sample: it was settled when the steering was made")
         walk = travelled(_walk(self.field, steps, times), self.loops, start=self.begin, stop=self.end, length=self.length)
         return travel(self.field, n, times=walk, eta=self.eta, nudge=self.nudge, edit=self.edit, overwrite=self.overwrite, **settings)
 

@@ -21,19 +21,44 @@ __all__ = ["betas", "from_diffusers", "prediction_type", "the_path"]
 
 KINDS = {"epsilon": "noise", "v_prediction": "v", "sample": "data", "flow_prediction": "velocity"}
 LEARNED = ("learned", "learned_range")      # networks that tell a variance too, in a second half of their channels
+FLOW = "flow_prediction"
 LEAST_SIGNAL = 2.0**-24                     # alpha^2 of the last step where a schedule is rescaled to end without data: no path may reach 0
 
 
 def prediction_type(config: Mapping[str, Any]) -> str:
-    """What the network of a scheduler's config predicts, in diffusers' words. ValueError for what is none of the four, and for EDM's scalings."""
+    """What the network of a scheduler's config predicts, in diffusers' words.
+
+    ValueError for what is none of the four, for EDM's scalings, and for configs of schedulers whose noise is told neither by betas nor as a flow's.
+    """
     if "sigma_data" in config:
-        raise ValueError("a config with sigma_data is of a network behind EDM's scalings, which this bridge does not read")
+        raise ValueError(f"a config with sigma_data is of a network behind EDM's scalings, which this bridge does not read, got {_named(config)}")
     flow = "shift" in config or str(config.get("_class_name", "")).startswith("FlowMatch")
-    return checks.one_of("prediction_type", config.get("prediction_type") or ("flow_prediction" if flow else "epsilon"), KINDS)
+    kind = config.get("prediction_type") or (FLOW if flow else "epsilon")
+    if kind != FLOW:
+        _check_betas(config)
+    return checks.one_of("prediction_type", kind, KINDS)
+
+
+def _named(config: Mapping[str, Any]) -> str:
+    """Who wrote it. Only configs that were saved say so."""
+    return str(config.get("_class_name") or "a scheduler without a name")
+
+
+def _check_betas(config: Mapping[str, Any]) -> None:
+    """Plain dicts may leave all to the defaults; what a scheduler of diffusers wrote says what its betas are, or it has none."""
+    name = config.get("_class_name")
+    told = any(config.get(key) is not None for key in ("beta_start", "beta_schedule"))
+    # trained_betas alone are those of IPNDM, no variances of steps: its alpha is sqrt(1 - beta^2), not a product.
+    told = told or config.get("trained_betas") is not None and name not in (None, "IPNDMScheduler")
+    if (name is not None or "_use_default_values" in config) and not told:
+        raise ValueError(f"the noise of {_named(config)} is not told by betas, and it is no flow's: this bridge does not read its config, "
+                         f"got {sorted(key for key in config if not key.startswith('_'))}")
 
 
 def betas(config: Mapping[str, Any]) -> Tensor:
-    """(T,) float64, the variances of a discrete schedule as its config describes them, first the data's end. ValueError for schedules unknown here."""
+    """(T,) float64, the variances of a discrete schedule as its config describes them, first the data's end. ValueError for schedules unknown here, and
+    for configs of schedulers without betas."""
+    _check_betas(config)
     steps = checks.integer("num_train_timesteps", config.get("num_train_timesteps", 1000), least=2)
     low, high = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     even = lambda first, last: torch.linspace(first, last, steps, dtype=torch.float64)
@@ -56,7 +81,7 @@ def betas(config: Mapping[str, Any]) -> Tensor:
 
 def the_path(config: Mapping[str, Any]) -> Path:
     """The path that a scheduler's config describes: linear for flow_prediction, else that of its betas."""
-    return Path.linear() if prediction_type(config) == "flow_prediction" else Path.from_betas(betas(config))
+    return Path.linear() if prediction_type(config) == FLOW else Path.from_betas(betas(config))
 
 
 class _Network(nn.Module):
@@ -65,7 +90,7 @@ class _Network(nn.Module):
     def __init__(self, inner: nn.Module, config: Mapping[str, Any], *, cond: dict | None, uncond: dict | None, guidance: float | None, whole_steps: bool):
         super().__init__()
         self.inner, self.cond, self.uncond, self.guidance, self.whole_steps = inner, dict(cond or {}), dict(uncond or {}), guidance, whole_steps
-        self.flow = prediction_type(config) == "flow_prediction"
+        self.flow = prediction_type(config) == FLOW
         self.steps = int(config.get("num_train_timesteps", 1000)) if self.flow else len(betas(config))
         self.learned = config.get("variance_type") in LEARNED
         # Transformers of diffusers call their first argument hidden_states, U-Nets sample.
@@ -106,11 +131,14 @@ def from_diffusers(unet: nn.Module, config: Mapping[str, Any], *, cond: dict | N
         unless they bring their own as `cond` of `rheos.sample`, batch first, 1 row for all: {"encoder_hidden_states": (1, tokens, width)}.
         A tensor or a number as `cond` of `rheos.sample` is passed on as class_labels.
     uncond: what stands for "not given" (the embedding of an empty prompt, the number of the empty class), in guidance and in rows of -1 or NaN.
-    guidance: a scale of classifier-free guidance, one doubled batch a call; or leave it to `rheos.sample(..., guidance=)`.
-    whole_steps: whether the network is asked at the nearest of the steps it was trained at, as pipelines do, or at fractions of them.
+    guidance: a scale of classifier-free guidance, one doubled batch a call; what `uncond` names is left out in its second half. `rheos.sample(...,
+        cond=, guidance=)` does the same for conditions that are given there; it leaves out what it is given, and so never the `cond` given here.
+    whole_steps: whether the network is asked at the nearest of the steps it was trained at, as pipelines do, or at fractions of them. Tune tables
+        (`rheos.samplers.tune`) on whole_steps=False: their times lie between the steps, and `RheosScheduler` asks the network right there.
 
     Schedulers that keep x in another scale (EulerDiscrete) show the network
-    the same x as the others, so their configs are read like any. ValueError for configs of EDM's scalings, and for guidance without `uncond`.
+    the same x as the others, so their configs are read like any. ValueError for configs of EDM's scalings and of schedulers without betas that are not
+    of flows (ScoreSdeVe, KarrasVe, IPNDM, VQDiffusion), and for guidance without `uncond`.
     """
     if not isinstance(unet, nn.Module):
         raise TypeError(f"unet must be a network of diffusers such as pipe.unet, got {type(unet).__name__}")

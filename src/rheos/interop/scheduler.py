@@ -33,11 +33,14 @@ SPACINGS = ("rule", "linspace", "leading", "trailing")
 NETWORK = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "rescale_betas_zero_snr", "variance_type")
 
 
-def rule_of(name: str, arguments: Mapping[str, Any] | None = None) -> Rule:
+def rule_of(name: str, arguments: Any = None) -> Rule:
     """The rule of a public class name with its settings as JSON holds them: clocks by their names, a rule inside a rule as {"rule": name, "rule_args": ...}.
 
-    ValueError for names and settings that there are not, and for rules that choose their number of calls themselves.
+    ValueError for names and settings that there are not, and for rules that choose their number of calls themselves; TypeError for arguments that are
+    no mapping.
     """
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise TypeError(f"rule_args must be a mapping of settings such as {{'order': 3}}, got {type(arguments).__name__}")
     known = {kind.__name__: kind for kind in RULES}
     kind = known[checks.one_of("rule", name, known)]
     settings = {f.name: f for f in fields(kind) if f.init}
@@ -93,8 +96,10 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     clip_sample, clip_sample_range: whether data predictions are kept within +-range.
 
     A rule that calls the network several times a step (`order` tells how often) has that many timesteps a step. Stochastic rules draw from
-    the pipeline's generator; without one from torch's own stream, as all of diffusers does. A run that begins in the middle (img2img) is
-    planned anew from there. ValueError for settings that do not fit, and for a step before `set_timesteps`.
+    the pipeline's generator; without one from torch's own stream, as all of diffusers does. A rule's run that begins in the middle (img2img)
+    is planned anew from there. A table's numbers are what they are: one that looks back, or has a corrector, cannot begin in the middle, where the
+    earlier points are missing; one that does neither runs its remaining rows.
+    ValueError for settings that do not fit, for a step before `set_timesteps`, and for a batch that changes in mid-run.
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012
@@ -132,11 +137,13 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         self.last = num_train_timesteps if self.flow else len(self.path.schedule.betas) - 1      # of the network's steps, where noise is most
         if not self.flow:
             self.alphas_cumprod = self.path.coefficients(torch.linspace(1, 0, self.last + 1, dtype=torch.float64)).b.square().float()
+        if rule is None and table is None and rule_args:
+            raise ValueError(f"rule_args need the rule whose settings they are, got rule_args = {rule_args!r} without rule")
         if table is None:
             field = Field(_Told(), self.path, KINDS[prediction_type])
             self.rule, self.kept = default_rule(field) if rule is None else rule_of(rule, rule_args), None
         elif rule is not None or rule_args:
-            raise ValueError(f"table and rule exclude each other, got both a table and rule = {rule!r}")
+            raise ValueError(f"table and rule exclude each other, got a table and rule = {rule!r}, rule_args = {rule_args!r}")
         else:
             self.rule, self.kept = None, _read(table)
             if self.kept.before:
@@ -177,14 +184,16 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         return None if self._state is None else self._first + self._state.step
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin with this timestep instead of the first (img2img)."""
+        """Begin with this timestep instead of the first (img2img). ValueError on use for a table that looks back or has a corrector."""
         self._begin_index = checks.integer("begin_index", begin_index, least=0)
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, timesteps: Any = None,
                       mu: float | None = None) -> None:
         """Plan a run of so many steps, and forget the last one.
 
-        sigmas (of a flow: sigma; else sigma / alpha) or timesteps, falling, in place of a number. mu: exp(mu) takes the place of `shift`.
+        sigmas (of a flow: sigma; else sigma / alpha, within the network's own) or timesteps, falling, in place of a number; a 0 at the end
+        of sigmas is the end of the run, as it is without. mu: exp(mu) takes the place of `shift`.
+        ValueError for sigmas and timesteps that do not fall, are no numbers, or are not of the network.
         """
         shift = self.config.shift if mu is None else math.exp(mu)
         if sigmas is not None and timesteps is not None or num_inference_steps is None and sigmas is None and timesteps is None:
@@ -222,6 +231,9 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
             self._begin(now, sample.to(wide))
         elif now != self._next():
             raise ValueError(f"the next timestep is {self._next():g}, got {now:g}; call set_timesteps to begin anew")
+        if sample.shape != self._state.x.shape:
+            raise ValueError(f"the batch has changed in mid-run: samples had the shape {tuple(self._state.x.shape)}, got {tuple(sample.shape)}; "
+                             "call set_timesteps to begin anew")
         if self.config.variance_type in LEARNED and model_output.shape[1] == 2 * sample.shape[1]:
             model_output = model_output[:, : sample.shape[1]]
         self._run.field.net.answer = (-model_output if self.flow else model_output).to(wide)
@@ -255,6 +267,9 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     def _rest(self, first: int) -> Table:
         """The plan of a run that begins with timestep number `first`: it has no history yet."""
         if self._times is None:
+            if self._table.depth != (1, 1) or any(row is not None for row in self._table.correct):
+                raise ValueError(f"a table cannot begin in the middle: its rows use points before timestep number {first}, which there are none of; "
+                                 "run it from its first timestep, or give a rule, which is planned anew from there")
             t = self._table.times.t[first:]
             return replace(self._table, times=Times(self.path, t, _repeats=True), predict=self._table.predict[first:],
                            correct=self._table.correct[first:], epsilon=self._table.epsilon[first:])
@@ -276,8 +291,7 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
     def _spaced(self, steps: int | None, sigmas: Any, timesteps: Any, shift: float) -> Times:
         shifted = lambda sigma: shift * sigma / (1 + (shift - 1) * sigma)
         if sigmas is not None:
-            given = torch.as_tensor(sigmas, dtype=torch.float64).flatten()
-            given = given[:-1] if len(given) > 1 and float(given[-1]) == 0 else given
+            given = self._noises(sigmas)
             asked = self.last * shifted(given) if self.flow else self.last * (1 - self.path.time_at(-given.log()))
         elif timesteps is not None:
             asked = torch.as_tensor(timesteps, dtype=torch.float64).flatten()
@@ -291,6 +305,21 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):
         if bad:
             raise ValueError(f"timesteps must fall from at most {self.last} to above 0, got {[round(v, 3) for v in asked[:-1].tolist()]}")
         return Times(self.path, 1 - asked / self.last)
+
+    def _noises(self, sigmas: Any) -> Tensor:
+        """`sigmas` without the 0 that may end them, checked; up to half a step beyond the network's own stands for the first or last of these."""
+        given = torch.as_tensor(sigmas, dtype=torch.float64).flatten()
+        given = given[:-1] if len(given) > 1 and float(given[-1]) == 0 else given
+        if self.flow:
+            low, high, least, most, end = 0.0, 1.0, 0.0, 1.0, "above 0"
+        else:
+            at = self.path.coefficients(torch.tensor([0, 1, self.last - 1, self.last], dtype=torch.float64) / self.last)
+            most, second, next_to_last, least = (at.c / at.b).tolist()
+            low, high, end = least * (least / next_to_last) ** 0.5, most * (most / second) ** 0.5, f"at least {least:.4g}"
+        falls = bool(len(given)) and bool(torch.isfinite(given).all()) and bool((given.diff() < 0).all())
+        if not falls or float(given[-1]) <= 0 or float(given[-1]) < low or float(given[0]) > high:
+            raise ValueError(f"sigmas must fall from at most {most:.4g} to {end}, got {[round(v, 4) for v in given.tolist()]}")
+        return given.clamp(least, most)
 
     def _even(self, steps: int, shifted: Any) -> Tensor:
         """Network times of a run, the end included."""

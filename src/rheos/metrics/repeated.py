@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,10 +51,12 @@ def coverage_at(correct: Int[Tensor, " problems"], attempts: int | Int[Tensor, "
 
 
 def _counts(correct: Tensor, attempts: int | Tensor, k: int) -> tuple[Tensor, Tensor]:
-    c = checks.tensor("correct", correct)
+    c = _whole("correct", correct)
+    if c.ndim != 1:
+        raise ValueError(f"correct must hold one count a problem, (problems,), got shape {tuple(c.shape)}")
     if not len(c):
         raise ValueError("correct must hold at least one problem, got none")
-    n = attempts if isinstance(attempts, Tensor) else torch.full_like(c, checks.integer("attempts", attempts, least=1))
+    n = _whole("attempts", attempts) if isinstance(attempts, Tensor) else torch.full_like(c, checks.integer("attempts", attempts, least=1))
     if n.shape != c.shape:
         raise ValueError(f"attempts must be one number or one a problem, ({len(c)},), got shape {tuple(n.shape)}")
     for name, bad in (("at least 0", c < 0), ("at most the attempts", c > n)):
@@ -64,6 +66,16 @@ def _counts(correct: Tensor, attempts: int | Tensor, k: int) -> tuple[Tensor, Te
     if k > int(n.min()):
         raise ValueError(f"k must be at most the {int(n.min())} attempts there were, got {k}")
     return c, n
+
+
+def _whole(name: str, value: Any) -> Tensor:
+    """Counts as int64. TypeError for what holds no whole numbers."""
+    kind = checks.tensor(name, value).dtype
+    if kind == torch.bool:
+        raise TypeError(f"{name} must hold counts, one a problem, got {kind}; where each attempt is marked, count the right ones: {name}.sum(1)")
+    if kind.is_floating_point or kind.is_complex:
+        raise TypeError(f"{name} must hold whole numbers, got {kind}")
+    return value.long()
 
 
 def _passes(c: Tensor, n: Tensor, most: int) -> Tensor:
@@ -86,15 +98,23 @@ class PowerLaw(NamedTuple):
     residual: float
 
     def predict(self, k: Sequence[float] | Num[Tensor, " ks"]) -> Float64[Tensor, " ks"]:
-        """The coverage that the law promises at k attempts, (len(k),) float64."""
-        return torch.exp(-math.exp(self.a) * torch.as_tensor(k, dtype=torch.float64) ** -self.b)
+        """The coverage that the law promises at k attempts, (len(k),) float64. ValueError for a k below 1 or not finite."""
+        k = torch.as_tensor(k, dtype=torch.float64)
+        _attempts(k.reshape(-1))
+        return torch.exp(-math.exp(self.a) * k**-self.b)
+
+
+def _attempts(k: Tensor) -> None:
+    good = torch.isfinite(k) & (k >= 1)
+    if not bool(good.all()):
+        raise ValueError(f"k must be finite and at least 1, got {float(k[~good][0]):g}")
 
 
 def fit_power_law(k: Sequence[float] | Num[Tensor, " ks"], coverage: Sequence[float] | Num[Tensor, " ks"]) -> PowerLaw:
     """The law log c(k) = -exp(a) k^-b through coverages, by least squares in log c.
 
     k: numbers of attempts, at least 1. coverage: in (0, 1], as `coverage_at` gives it. Points at 1 hold nothing of the law and are left out.
-    ValueError for coverages outside (0, 1], and for fewer than two points below 1 at different k.
+    ValueError for coverages outside (0, 1], for a k below 1 or not finite, and for fewer than two points below 1 at different k.
 
     >>> law = fit_power_law([1, 10, 100, 1000], PowerLaw(0.5, 0.4, 0.0).predict([1, 10, 100, 1000]))
     >>> round(law.a, 6), round(law.b, 6)
@@ -105,8 +125,7 @@ def fit_power_law(k: Sequence[float] | Num[Tensor, " ks"], coverage: Sequence[fl
     at, share = (torch.as_tensor(v, dtype=torch.float64).detach().cpu().numpy() for v in (k, coverage))
     if at.shape != share.shape or at.ndim != 1:
         raise ValueError(f"coverage must have one value a k, got {share.shape} for k {at.shape}")
-    if not (at >= 1).all():
-        raise ValueError(f"k must be at least 1, got {at[~(at >= 1)][0]:g}")
+    _attempts(torch.from_numpy(at))
     if not ((share > 0) & (share <= 1)).all():
         raise ValueError(f"coverage must lie in (0, 1], got {share[~((share > 0) & (share <= 1))][0]:g}; leave out what was never solved")
     kept = share < 1

@@ -8,6 +8,9 @@ tilted SDE of the same scores, steps and noise, without weights. The paper annea
 The first rows are at the paper's level of noise with 2,000 particles, where ancestors run short; the rows in units of the sampling floor use four times
 the noise (the same weights hold for every level) and longer runs, and ask how far the masses are off in units of what independent draws, as many as
 there are distinct ancestors, would be. Supporting rows show effective sizes, ancestors, guided digits, and a trained network.
+
+The trained class-conditional network shows a limit, not a success: its effective size and its ancestors collapse, so that a handful of first particles
+make up all the samples, and no gain over plain guidance was found there. What is claimed is claimed of exact fields.
 """
 import math
 
@@ -50,6 +53,11 @@ def exact_masses(log_target) -> Tensor:
 
 def variation(found: Tensor, truth: Tensor) -> float:
     return 0.5 * float((found - truth).abs().sum())
+
+
+def ratio(found: float, truth: float) -> float:
+    """The larger over the smaller: samples that have collapsed are as wrong as samples that have spread."""
+    return max(found / truth, truth / found) if found > 0 else math.inf
 
 
 def floor(truth: Tensor, draws: float) -> float:
@@ -120,8 +128,8 @@ def guided_digits(seed: int, full: bool) -> list[Check]:
     row = lambda name, value, relation, threshold: Check(name, value, relation, threshold, control=None, core=False)
     return [row(f"{name}: mean of log q_c - log q_u off the truth, in its deviations", abs(float(gain(x).mean()) - truth) / scale, "<=", 0.2),
             row(f"{name}: mean off the truth without correction", abs(float(gain(alone).mean()) - truth) / scale, "<=", 0.2),
-            row(f"{name}: deviation of log q_c - log q_u over the truth's", float(gain(x).std()) / scale, "<=", 1.2),
-            row(f"{name}: that deviation without correction", float(gain(alone).std()) / scale, "<=", 1.2),
+            row(f"{name}: deviation of log q_c - log q_u and the truth's, the larger over the smaller", ratio(float(gain(x).std()), scale), "<=", 1.2),
+            row(f"{name}: the same without correction", ratio(float(gain(alone).std()), scale), "<=", 1.2),
             row(f"{name}: smallest effective size, share", float(told.ess.min()), ">=", 0.1),
             row(f"{name}: distinct ancestors of 2,000", float(told.distinct), ">=", 50.0)]
 

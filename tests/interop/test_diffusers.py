@@ -525,14 +525,11 @@ def test_refuses_rule_args_that_are_no_mapping(given):
             call()
 
 
-@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", "ScoreSdeVpScheduler", "IPNDMScheduler", "VQDiffusionScheduler", "KarrasVeScheduler", "EDMEulerScheduler",
+@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", "IPNDMScheduler", "VQDiffusionScheduler", "EDMEulerScheduler",
                                   "EDMDPMSolverMultistepScheduler", "CMStochasticIterativeScheduler", "AmusedScheduler"])
 def test_refuses_schedulers_whose_noise_is_not_told_by_betas(name):
     needed = {"VQDiffusionScheduler": {"num_vec_classes": 9}, "AmusedScheduler": {"mask_token_id": 3}}.get(name, {})
-    try:
-        kind = getattr(diffusers, name)
-    except AttributeError:
-        from diffusers.schedulers.deprecated import ScoreSdeVpScheduler as kind
+    kind = getattr(diffusers, name)
     configs = [kind(**needed)] + ([kind(trained_betas=np.linspace(0.1, 0.9, 10))] if name == "IPNDMScheduler" else [])
     for live, saved in ((dict(made.config), json.loads(made.to_json_string())) for made in configs):       # to_json_string writes its name into config
         for config, told in ((live, "a scheduler without a name"), (saved, name)):

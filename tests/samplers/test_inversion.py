@@ -245,7 +245,7 @@ THERE = sample_pair(FIELD, start=START, times=UNEVEN)
     (lambda: sample_pair(FIELD, start=START, rule=EulerMaruyama()), ValueError, "EulerMaruyama cannot be inverted exactly"),
     (lambda: invert(FIELD, START, rule=AdaptiveRungeKutta()), (ValueError, TypeError), "AdaptiveRungeKutta"),
     (lambda: invert(FIELD, START, steps=1), ValueError, "steps must be at least 2"),
-    (lambda: invert(FIELD, START, steps=0), ValueError, "steps must be at least 1"),
+    (lambda: invert(FIELD, START, steps=0), ValueError, "steps must be at least 2"),
     (lambda: invert(FIELD, START, before=START[:2]), (ValueError, TypeError), "before"),
     (lambda: invert(FIELD, START * math.nan), ValueError, "x must be finite"),
     (lambda: invert(FIELD, START[:0]), ValueError, "at least one sample"),

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from rheos.core import Draws
 from rheos.data import GaussianMixture, digits_mixture, skewed
 from rheos.guidance import classifier_free
 from rheos.paths import LAM, SQRT_U, ExactField, Field, Path, T, Times, U
@@ -254,9 +255,12 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 def test_batches_do_not_change_random_probes():
     """Above 64 coordinates the diagonal is met by random signs, which belong to rows, not to batches."""
     path = Path.vp()
+    class Net(torch.nn.Linear):
+        def forward(self, x, t, cond=None):
+            return torch.tanh(super().forward(x))
+
     with Draws(3).scope(0):
-        net = torch.nn.Linear(70, 70).double().requires_grad_(False)
-    field = Field(lambda x, t, cond: torch.tanh(net(x)), path, "noise")
+        field = Field(Net(70, 70).double().requires_grad_(False), path, "noise")
     data = Draws(5).rows("data", 0, (9, 70), dtype=torch.float64)
     whole, split = (model_statistics(field, data, 16, batch=size) for size in (9, 4))
     for name in ("l", "s", "b"):

@@ -96,7 +96,7 @@ def test_the_shipped_claims_know_what_they_measure():
         begun = time.process_time()
         found = {source.relative_to(PACKAGE).as_posix() for source in sources(file)}
         assert few <= found and "papers/runner.py" not in found and not any(name.startswith(("cli", "testing")) for name in found)
-        assert runner.code_hash(file) == code_hash(file) and time.process_time() - begun < 2            # a fifth of a second where nothing else runs
+        assert runner.code_hash(file) == code_hash(file) and time.process_time() - begun < 8            # half a second where nothing else runs
 
 
 def test_nothing_misses_that_python_loads():

@@ -7,8 +7,8 @@ import torch
 from rheos.core import Draws
 from rheos.couplings import Independent, Paired, Reflow
 from rheos.data import GaussianMixture, skewed
-from rheos.paths import VP, ExactField, Field, Path
-from rheos.samplers import RungeKutta, sample
+from rheos.paths import VP, ExactField, Field, Path, Times
+from rheos.samplers import RungeKutta, invert, sample
 
 Z = Draws(7).rows("z", 0, (50, 2), dtype=torch.float64)
 DRIFT = torch.tensor([1.0, -2.0], dtype=torch.float64)
@@ -132,3 +132,61 @@ def test_targets_are_the_ends_of_the_sources():
     field, double = Field(lambda x, t, cond: x, Path.linear()), lambda field, x: 2 * x + 1
     made = Reflow(field, torch.arange(6.0).reshape(3, 2), double)
     assert torch.equal(made.target, 2 * made.source + 1)
+
+
+# -- from data back to noise, and both ways ------------------------------------------------------------------------------------
+
+def backwards(field, x, cond=None):
+    return sample(field, start=x, rule=RungeKutta(4), times=Times.uniform(field.path, 40).reversed(), cond=cond)
+
+
+def test_data_are_carried_back_to_the_noise_they_come_from(seed):
+    """The flow between Gaussians is x1 = m + s z: real data go back to (x1 - m) / s, and are kept as they are."""
+    std = torch.tensor([2.0, 0.5], dtype=torch.float64)
+    law = GaussianMixture(torch.ones(1, dtype=torch.float64), DRIFT[None], std[None].square())
+    data = law.sample(60, seed=seed)
+    for integrate in (backwards, lambda field, x: invert(field, x, times=Times.uniform(field.path, 400)).x):
+        pairs = Reflow.inverted(ExactField(Path.linear(), law), data, integrate, batch=25)
+        torch.testing.assert_close(pairs.source, (data - DRIFT) / std, rtol=0, atol=0.02)
+        assert torch.equal(pairs.target, data) and not pairs.source.requires_grad
+
+
+def test_conditions_go_back_too_and_the_start_is_that_of_unit_noise():
+    speed = torch.linspace(-1, 2, 50, dtype=torch.float64)
+    seen = []
+
+    def integrate(field, x, cond):
+        seen.append(cond)
+        return x - cond[:, None]
+
+    pairs = Reflow.inverted(Field(lambda x, t, cond: x, Path.vp()), Z, integrate, cond=speed, batch=20)
+    torch.testing.assert_close(pairs.source, (Z - speed[:, None]) / float(Path.vp().coefficients(0.0).c), rtol=1e-12, atol=0)
+    assert torch.equal(torch.cat(seen), speed) and [len(c) for c in seen] == [20, 20, 10] and torch.equal(pairs.cond, speed)
+    joined = Reflow.inverted(JOINED, Z, lambda field, x: x - 1)
+    torch.testing.assert_close(joined.source, Z - 1, rtol=0, atol=0)
+
+
+def test_pairs_of_both_kinds_are_visited_by_their_number(seed):
+    both = Paired(Z, Z + 1, {"row": torch.arange(50)}) + Paired(-Z[:10], Z[:10], {"row": torch.arange(50, 60)})
+    assert len(both) == 60
+    batch = both.sample(60, seed=seed)
+    first = batch.cond["row"] < 50
+    assert int(first.sum()) == 50 and sorted(batch.cond["row"].tolist()) == list(range(60))
+    assert torch.equal(batch.x1[first], batch.x0[first] + 1) and torch.equal(batch.x1[~first], -batch.x0[~first])
+    assert (Paired(Z, Z) + Paired(Z, Z)).cond is None
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda: Reflow.inverted(SHIFT, Z[:0], backwards), ValueError, "target must hold at least one row"),
+    (lambda: Reflow.inverted(SHIFT, skewed(), backwards), TypeError, None),
+    (lambda: Reflow.inverted(SHIFT, Z, backwards, cond=torch.zeros(3)), ValueError, "cond must have 50 rows, one a row of target"),
+    (lambda: Reflow.inverted(SHIFT, Z, lambda f, x: x[:, :1]), ValueError, "integrate must return the shape of x"),
+    (lambda: Reflow.inverted(lambda x: x, Z, backwards), TypeError, None),
+    (lambda: Paired(Z, Z) + Paired(Z[:, :1], Z[:, :1]), ValueError, r"pairs to be joined must have one event shape, got \(2,\) and \(1,\)"),
+    (lambda: Paired(Z, Z, torch.arange(50)) + Paired(Z, Z), ValueError, "pairs to be joined must have conditions of one kind, got Tensor and NoneType"),
+    (lambda: Paired(Z, Z, {"a": torch.arange(50)}) + Paired(Z, Z, {"b": torch.arange(50)}), ValueError, "pairs to be joined must have conditions of one kind"),
+    (lambda: Paired(Z, Z) + 3, TypeError, None),
+])
+def test_refusals_both_ways(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

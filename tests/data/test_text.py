@@ -34,7 +34,7 @@ def test_decoding_takes_the_nearest_code(code, seed):
     tokens = Tokens((3, 5, 40, 41, 90, 120, 121, 250, 251, 252, 253), 7, code)
     x = 2.5 * Draws(seed).rows("x", 0, (40, tokens.channels, 7))
     nearest = torch.cdist(x.movedim(1, 2).reshape(-1, tokens.channels), tokens.codes).argmin(1).reshape(40, 7)
-    assert torch.equal(tokens.tokens(x), nearest)
+    assert torch.equal(tokens.ids(x), nearest)
     assert tokens.raw(x[:1])[0] == bytes(tokens.alphabet[i] for i in nearest[0].tolist())
 
 

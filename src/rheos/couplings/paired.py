@@ -22,6 +22,8 @@ class Paired:
     >>> batch = pairs.sample(3)
     >>> (batch.x1 - batch.x0).flatten().tolist(), pairs.cost(2)
     ([10.0, 10.0, 10.0], 100.0)
+    >>> len(pairs + Paired(torch.zeros(2, 1), torch.ones(2, 1)))
+    5
     """
 
     exempt: ClassVar[dict[str, str]] = {"cost at most independent": "the pairs are the caller's, good or bad"}
@@ -44,6 +46,18 @@ class Paired:
     def cost(self, p: float = 2.0) -> float:
         """E |x1 - x0|^p over all pairs."""
         return mean_cost(self.source, self.target, p)
+
+    def __add__(self, other: Paired) -> Paired:
+        """The pairs of both, each as often as there are of it. ValueError where events, or the kinds of their conditions, differ."""
+        if not isinstance(other, Paired):
+            return NotImplemented
+        if self.source.shape[1:] != other.source.shape[1:]:
+            raise ValueError(f"pairs to be joined must have one event shape, got {tuple(self.source.shape[1:])} and {tuple(other.source.shape[1:])}")
+        names = [sorted(made.cond) if isinstance(made.cond, dict) else type(made.cond).__name__ for made in (self, other)]
+        if names[0] != names[1]:
+            raise ValueError(f"pairs to be joined must have conditions of one kind, got {names[0]} and {names[1]}")
+        both = lambda a, b: {k: both(a[k], b[k]) for k in a} if isinstance(a, dict) else None if a is None else torch.cat([a, b])
+        return Paired(both(self.source, other.source), both(self.target, other.target), both(self.cond, other.cond))
 
     @classmethod
     def examples(cls) -> list[Paired]:

@@ -39,21 +39,28 @@ class Reflow(Paired):
 
     def __init__(self, field: Field, source: Any, integrate: Callable[..., Tensor], n: int | None = None, *, seed: int | Draws = 0, cond: Any = None,
                  batch: int = 1024):
-        if not isinstance(field, Field):
-            raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
-        if not callable(integrate):
-            raise TypeError(f"integrate must be callable as integrate(field, x), got {type(integrate).__name__}")
-        batch = checks.integer("batch", batch, least=1)
+        _checked(field, integrate)
         x0, cond = _starts(field, source, n, cond, Draws.of(seed))
-        ends = []
-        with torch.no_grad():
-            for rows in torch.arange(len(x0), device=x0.device).split(batch):
-                start = _placed(field.path, x0[rows])
-                end = integrate(field, start) if cond is None else integrate(field, start, rows_of(cond, rows))
-                if checks.tensor("the result of integrate", end).shape != start.shape:
-                    raise ValueError(f"integrate must return the shape of x, {tuple(start.shape)}, got {tuple(end.shape)}")
-                ends.append(checks.finite("the result of integrate", end))
-        super().__init__(x0, torch.cat(ends), cond)
+        super().__init__(x0, _ends(field, lambda rows: _placed(field.path, x0[rows]), len(x0), integrate, cond, batch), cond)
+
+    @classmethod
+    def inverted(cls, field: Field, target: Tensor, integrate: Callable[..., Tensor], *, cond: Any = None, batch: int = 1024) -> Reflow:
+        """Pairs (integrate(field, x), x) of given data, from data back to noise: their ends are data, where a flow's own ends only resemble them.
+
+        target: data (rows, *event). integrate: as above, but from the end of the path to its start, for instance
+            `lambda field, x: sample(field, start=x, rule=RungeKutta(2), times=Times.uniform(field.path, 50).reversed())`, or `invert(field, x).x`.
+        On a one-sided path x0 is what it gives, over c(t) at the start of the interval. Mix them with the usual ones by `+`, as Lee et al. do
+        (2024, arXiv:2405.20320). Where the flow is not exact these starts are only nearly noise. ValueError as above.
+        """
+        _checked(field, integrate)
+        checks.tensor("target", checked_law("target", target), floating=True)
+        checked_rows(cond, "target", len(target))
+        x0 = _ends(field, lambda rows: target[rows], len(target), integrate, cond, batch)
+        if not field.path.two_sided:
+            x0 = x0 / float(field.path.coefficients(field.path.interval[0]).c)
+        made = cls.__new__(cls)
+        Paired.__init__(made, x0, target, cond)
+        return made
 
     @classmethod
     def examples(cls) -> list[Reflow]:
@@ -69,6 +76,26 @@ class Reflow(Paired):
         field = ExactField(Path.linear(), skewed())
         noise = Draws(5).rows("noise", 0, (60, 2), dtype=torch.float64)
         return [cls(field, None, integrate, 60, seed=1, batch=25), cls(field, noise, integrate, cond=torch.arange(60))]
+
+
+def _checked(field: Any, integrate: Any) -> None:
+    if not isinstance(field, Field):
+        raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
+    if not callable(integrate):
+        raise TypeError(f"integrate must be callable as integrate(field, x), got {type(integrate).__name__}")
+
+
+@torch.no_grad()
+def _ends(field: Field, start_of: Callable[[Tensor], Tensor], count: int, integrate: Callable[..., Tensor], cond: Any, batch: int) -> Tensor:
+    """Where `count` flows end, `batch` at a time. ValueError for ends of another shape, and for ends that are not finite."""
+    ends = []
+    for rows in torch.arange(count).split(checks.integer("batch", batch, least=1)):
+        start = start_of(rows)
+        end = integrate(field, start) if cond is None else integrate(field, start, rows_of(cond, rows))
+        if checks.tensor("the result of integrate", end).shape != start.shape:
+            raise ValueError(f"integrate must return the shape of x, {tuple(start.shape)}, got {tuple(end.shape)}")
+        ends.append(checks.finite("the result of integrate", end))
+    return torch.cat(ends)
 
 
 def _placed(path: Path, x0: Tensor) -> Tensor:

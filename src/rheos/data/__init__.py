@@ -1,8 +1,11 @@
 """Data as plain arrays: real data by name, a user's own files, and toy targets whose density is known."""
+from rheos.data.bins import Bins
 from rheos.data.captions import embed
+from rheos.data.chains import MarkovChain
 from rheos.data.columns import Columns
 from rheos.data.dataset import Dataset
 from rheos.data.digits import digits_mixture
+from rheos.data.discrete import TableTokens, discrete
 from rheos.data.encodings import Encoding, encoding_from_json
 from rheos.data.graphs import GraphData
 from rheos.data.mixtures import GaussianMixture
@@ -11,6 +14,6 @@ from rheos.data.targets import Checkerboard, eight_gaussians, ring, skewed, two_
 from rheos.data.tokens import Tokens
 
 __all__ = [
-    "NAMES", "Checkerboard", "Columns", "Dataset", "Encoding", "GaussianMixture", "GraphData", "Tokens", "digits_mixture", "eight_gaussians", "embed",
-    "encoding_from_json", "load", "ring", "skewed", "two_moons",
+    "NAMES", "Bins", "Checkerboard", "Columns", "Dataset", "Encoding", "GaussianMixture", "GraphData", "MarkovChain", "TableTokens", "Tokens",
+    "digits_mixture", "discrete", "eight_gaussians", "embed", "encoding_from_json", "load", "ring", "skewed", "two_moons",
 ]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from rheos.core import checks
+from rheos.core import Draws, checks
 
 __all__ = ["CODES", "DEFAULT_CODE", "Tokens"]
 
@@ -97,12 +97,24 @@ class Tokens:
             raise ValueError(f"byte {int(found[index.flatten() < 0][0])} is not in the alphabet of {len(self.alphabet)} bytes")
         return self.codes[index].movedim(2, 1).contiguous()
 
-    def tokens(self, x: Tensor) -> Int64[Tensor, "n length"]:
+    @property
+    def vocab(self) -> int:
+        """How many tokens there are."""
+        return len(self.alphabet)
+
+    def ids(self, x: Tensor) -> Int64[Tensor, "n length"]:
         """The numbers of the nearest tokens."""
         checks.shape_of("x", x, (None, *self.event))
         checks.finite("x", x)
         parts = [self._nearest(rows) for rows in x.detach().cpu().float().split(CHUNK)]
         return torch.cat(parts) if parts else torch.zeros(0, self.length, dtype=torch.int64)
+
+    def from_ids(self, ids: Int64[Tensor, "n length"], *, seed: int | Draws = 0, first: int = 0) -> Float[Tensor, "n channels length"]:
+        """The rows x of these tokens, `ids` backwards; nothing is drawn. ValueError for another length and for ids out of range."""
+        checks.shape_of("ids", ids, (None, self.length))
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab:
+            raise ValueError(f"ids must lie in 0..{self.vocab - 1}, got {int(ids.min())} to {int(ids.max())}")
+        return self.codes[ids.cpu()].movedim(2, 1).contiguous()
 
     def _nearest(self, x: Tensor) -> Tensor:
         # All codes have one norm, so the nearest has the largest inner product. For bits the signs alone are it, unless they are no one's.
@@ -116,7 +128,7 @@ class Tokens:
 
     def raw(self, x: Tensor) -> list[bytes]:
         """The windows as bytes."""
-        values = torch.tensor(self.alphabet, dtype=torch.uint8)[self.tokens(x)]
+        values = torch.tensor(self.alphabet, dtype=torch.uint8)[self.ids(x)]
         return [bytes(row.tolist()) for row in values]
 
     def decode(self, x: Tensor) -> list[str]:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.couplings import Coupling, Reflow
-from rheos.objectives import Matching
+from rheos.objectives import Matching, Metric, Objective
+from rheos.objectives.distilling import Distill
+from rheos.objectives.gaps import L2, PointMetric
 from rheos.paths import Field, Path, T, Times
 from rheos.samplers import Rule, RungeKutta, sample
 from rheos.training import Average, Cosine, Descent
@@ -96,41 +98,34 @@ def rectify(
                 net = net_factory()
         else:
             net = _continued(net, flows[-1].net)
-        net, flow = _fitted(objective, coupling, net, steps, family, watchers, settings)
-        flows.append(flow)
+        net, averaged = _fitted(objective, coupling, net, steps, family, watchers, settings)
+        flows.append(Field(averaged, objective.path, objective.predicts, unit_input=objective.unit_input))
     return flows
 
 
-def one_step(pairs: Coupling, net: nn.Module, *, path: Path | None = None, steps: int = 1500, seed: int | Draws = 0, watch: Iterable[Watcher] = (),
-             **settings: Any) -> Field:
-    """A map from start to end in one Euler step, min E |Z1 - (Z0 + v(Z0, 0))|^2 over a flow's `pairs`: `Matching` that looks at t = 0 alone.
+def one_step(pairs: Coupling, net: nn.Module, *, path: Path | None = None, steps: int = 1500, metric: Metric | PointMetric | None = None,
+             plus: Objective | None = None, seed: int | Draws = 0, watch: Iterable[Watcher] = (), **settings: Any) -> Field:
+    """A map from start to end in one Euler step, min E |Z1 - (Z0 + v(Z0, 0))|^2 over a flow's `pairs`: the objective `Distill`.
 
     pairs: a `Reflow`; of pairs that are not deterministic only the mean end of each start could be learned. net: trained in place; begin with the
-    rectified flow's own. path: Path.linear() or Path.interpolant("none"). steps, watch, settings: as of `rectify`.
+    rectified flow's own. path: Path.linear() or Path.interpolant("none"). metric: `L2()`, or see `Distill`. plus: an objective to be added, such as
+    `FlowGuided(flow)`. steps, watch, settings: as of `rectify`.
     ValueError for any other path: there velocity at t = 0 is not x1 - x0.
     """
-    path, steps = Path.linear() if path is None else path, checks.integer("steps", steps, least=1)
-    if path not in (Path.linear(), Path.interpolant("none")):
-        raise ValueError(f"path must be Path.linear() or Path.interpolant('none'), got {path.schedule}")
-    return _fitted(Matching(path, when=_Start()), pairs, net, steps, Draws.of(seed), tuple(watch), settings)[1]
+    steps, distance = checks.integer("steps", steps, least=1), Distill(Path.linear() if path is None else path, L2() if metric is None else metric)
+    averaged = _fitted(distance if plus is None else distance + plus, pairs, net, steps, Draws.of(seed), tuple(watch), settings)[1]
+    return Field(averaged, distance.path)
 
 
-class _Start:
-    """All times are 0."""
-
-    def sample(self, n: int, *, seed: int | Draws, step: int, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(n, device=device, dtype=dtype)
-
-
-def _fitted(objective: Matching, coupling: Coupling, net: nn.Module, steps: int, family: Draws, watch: tuple[Watcher, ...],
-            settings: dict[str, Any]) -> tuple[nn.Module, Field]:
-    """The trained network and the flow of its averaged weights."""
+def _fitted(objective: Objective, coupling: Coupling, net: nn.Module, steps: int, family: Draws, watch: tuple[Watcher, ...],
+            settings: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """The trained network, and that of its averaged weights in evaluation mode."""
     defaults = {"batch": 512, "optimizer": partial(torch.optim.Adam, lr=2e-3, betas=(0.9, 0.99)), "rate": Cosine(steps, min(steps // 50, 100)),
                 "average": Average(0.995), "clip": 1.0, "seed": family}
     fit = Descent(objective, coupling, **(defaults | settings))
     with raising_interrupts():
         end = evolve(fit, fit.init(net), steps, watch=watch, donate=True)
-    return end.net, Field(end.averaged.eval(), objective.path, objective.predicts, unit_input=objective.unit_input)
+    return end.net, end.averaged.eval()
 
 
 def _heun(field: Field, x: Tensor, cond: Any = None) -> Tensor:

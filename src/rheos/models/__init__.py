@@ -2,7 +2,10 @@
 from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
 from rheos.models.learn import Training, steps_within, train
+from rheos.models.masked import MaskedModel, MaskedTraining, train_masked
 from rheos.models.model import Model, load
 from rheos.models.transforms import Standardise
 
-__all__ = ["Conditions", "Model", "Standardise", "Training", "load", "pick_device", "steps_within", "train"]
+__all__ = [
+    "Conditions", "MaskedModel", "MaskedTraining", "Model", "Standardise", "Training", "load", "pick_device", "steps_within", "train", "train_masked",
+]

@@ -5,10 +5,7 @@ import hashlib
 import inspect
 import json
 import os
-import statistics
-import time
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
@@ -17,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheos.core import Checkpoint, Draws, Watcher, checks, evolve, latest_checkpoint, load_state, raising_interrupts
-from rheos.couplings import Coupling, Independent, MinibatchOT
+from rheos.core import Draws, Watcher, checks
+from rheos.couplings import Coupling, Independent, MinibatchOT, Paired
 from rheos.data import Dataset, Encoding
 from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
 from rheos.models.model import Model
+from rheos.models.running import MOST_TIMED, carried, fitting
 from rheos.models.transforms import Standardise
 from rheos.nets import DiT, UNet, net_for
-from rheos.objectives import LogitNormal, LogNormal, Matching
+from rheos.objectives import LogitNormal, LogNormal, Matching, Uniform
 from rheos.objectives.when import TimeLaw
-from rheos.paths import Field, Path
+from rheos.paths import Field, Path, Residual
 from rheos.samplers.defaults import LARGEST_AMPLIFICATION
 from rheos.training import Average, Constant, Cosine, Descent, DescentState, Linear
 
@@ -41,7 +39,6 @@ HABITS = {UNet: (64, 2e-3), DiT: (64, 1e-3)}
 OTHER_HABITS = (256, 2e-3)
 DEFAULT_STEPS = 1500
 MOST_BATCH, MOST_PAIRED = 1 << 17, 1 << 13      # rows; optimal pairs need a matrix of all distances
-TIMED_SHARE, LEAST_TIMED, MOST_TIMED = 0.02, 5, 50      # of a budget spent on timing; steps that are timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +57,7 @@ class Training:
     encoding: Encoding | None
     card: dict
     about: dict
+    source: Standardise | None = None
 
     @classmethod
     def prepare(
@@ -69,7 +67,8 @@ class Training:
         *,
         steps: int = DEFAULT_STEPS,
         path: Path | None = None,
-        predicts: str | None = None,
+        source: Dataset | Tensor | Callable[[Tensor], Tensor] | None = None,
+        predicts: str | Sequence[str] | None = None,
         unit_input: bool | None = None,
         coupling: Callable[..., Coupling] = Independent,
         when: TimeLaw | None = None,
@@ -107,18 +106,22 @@ class Training:
         if when is not None and not callable(getattr(when, "sample", None)):
             raise TypeError(f"when must be a law of times such as LogitNormal(), got {when!r}")
         event = tuple(x.shape[1:])
-        conditions, cond = Conditions.of(data, condition)
         path = Path.linear() if path is None else path
-        if path.two_sided:
-            raise ValueError("path must be one-sided to learn a law from noise, got a two-sided one; train those with Descent and Matching")
+        # Between two domains the class is not what is asked for unless somebody says so.
+        conditions, cond = Conditions.of(data, "none" if path.two_sided and condition == "auto" else condition)
         transform = Standardise.fit(x, bounds) if encoding is None else Standardise.none(x)
+        x0, from_source = _source(path, source, x, transform)
+        if predicts is None and path.two_sided:
+            # Targets of size 1 at all times, where the velocity's is infinite at the ends of a noisy bridge.
+            predicts = "velocity" if getattr(path.schedule, "noiseless", False) else ("residual", "noise")
+        heads = 1 if predicts is None or isinstance(predicts, str) else len(predicts)
         scale = float(getattr(path.schedule, "scale", 1.0))
         if not 1 / LOUD < scale < LOUD:
             raise ValueError(f"path was made for data of scale {scale:.4g}, but train gives its data scale 1 first: "
                              "use data_separation on Standardise.fit(x).forward(x)")
         if isinstance(net, str):
             build = partial(net_for, event, net, width=width, depth=depth, dropout=dropout, classes=conditions.classes, features=conditions.features,
-                            tokens=getattr(encoding, "kind", None) == "tokens")
+                            heads=heads, tokens=getattr(encoding, "kind", None) == "tokens")
             with torch.device("meta"):      # without memory first
                 _check_memory(sum(p.numel() for p in build().parameters()) * x.element_size(), where)
             with Draws.of(seed).scope(0):
@@ -133,13 +136,22 @@ class Training:
             net.compile()
         # Where noise outgrows the data a network needs both scaled: its input, and an answer that is finite and of size 1 at all times.
         spectral = getattr(path.schedule, "spectral", False)
-        loud = not spectral and float(path.coefficients(path.interval[0]).c) > LOUD
-        hard = loud or not spectral and path.amplification("velocity") > LARGEST_AMPLIFICATION
+        plain = not spectral and not path.two_sided
+        loud = plain and float(path.coefficients(path.interval[0]).c) > LOUD
+        hard = loud or plain and path.amplification("velocity") > LARGEST_AMPLIFICATION
         predicts = ("v" if hard else "velocity") if predicts is None else predicts
         unit_input = loud if unit_input is None else unit_input
-        when = when if when is not None else LogNormal(-0.5, 1.2) if loud else LogitNormal()
+        when = when if when is not None else LogNormal(-0.5, 1.2) if loud else Uniform() if path.two_sided else LogitNormal()
         matching = Matching(path, predicts, when, drop_condition=drop_condition if cond is not None else 0.0, unit_input=unit_input)
-        pairs = coupling(transform.forward(x).to(where), cond=None if cond is None else cond.to(where))
+        x1, cond = transform.forward(x).to(where), None if cond is None else cond.to(where)
+        if x0 is None:
+            if coupling is Paired:
+                raise ValueError("coupling Paired needs a source whose rows belong to the data's")
+            pairs = coupling(x1, cond=cond)
+        else:
+            x0 = x0.to(x1)
+            made_of_data = not isinstance(source, Dataset | Tensor)
+            pairs = Paired(x0, x1, cond) if coupling is Paired or made_of_data else coupling(x1, x0, cond=cond)
         if not path.noise.gaussian and isinstance(pairs, MinibatchOT) and pairs.source is None:
             raise ValueError(f"coupling draws normal noise, but the path has {path.noise}; give MinibatchOT a source of that law, or use Independent")
         if not callable(getattr(pairs, "sample", None)):
@@ -160,6 +172,8 @@ class Training:
             digest.update("\0".join(data.captions).encode())
         elif cond is not None:
             digest.update(cond.cpu().contiguous().numpy())
+        if x0 is not None:
+            digest.update(x0.cpu().contiguous().numpy())
         # By everything that they are made of: two paths may print alike.
         try:
             made = json.dumps(path.to_json(), sort_keys=True)
@@ -172,13 +186,43 @@ class Training:
                  "width": width, "depth": depth, "dropout": dropout, "drop_condition": matching.drop_condition, "decay": decay, "clip": clip,
                  "accumulate": accumulate, "seed": card["seed"], "precision": precision, "net": type(net).__qualname__,
                  "made": json.dumps(getattr(net, "settings", None), sort_keys=True, default=repr), "data": digest.hexdigest()}
-        return cls(descent, descent.init(net), matching, transform, event, conditions, encoding, card, about)
+        return cls(descent, descent.init(net), matching, transform, event, conditions, encoding, card, about, from_source)
 
     def model(self, state: DescentState) -> Model:
         """The Model that `state` has learned: its averaged network."""
         field = Field(state.averaged.eval(), self.matching.path, self.matching.predicts, unit_input=self.matching.unit_input)
         return Model(field, self.transform, self.event, conditions=self.conditions, encoding=self.encoding,
-                     card={**self.card, "trained_steps": state.step})
+                     card={**self.card, "trained_steps": state.step}, source=self.source)
+
+
+def _source(path: Path, source: Dataset | Tensor | Callable[[Tensor], Tensor] | None, x: Tensor,
+            transform: Standardise) -> tuple[Tensor | None, Standardise | None]:
+    """(where flows begin, in the network's units; how they came there from the source's own), None and None for a one-sided path.
+
+    A source of its own is brought to mean 0 and variance 1; what a function makes of the data stays on the data's scale. A residual path without a source
+    begins at zeros.
+    """
+    if not path.two_sided:
+        if source is not None:
+            raise ValueError("source was given, but a one-sided path begins at noise; give a two-sided path such as Path.interpolant() or Path.residual()")
+        return None, None
+    if source is None:
+        if not isinstance(path.schedule, Residual):
+            raise ValueError("source must be given: a two-sided path runs from a source to the data")
+        return torch.zeros_like(x), None
+    if isinstance(source, Dataset) and source.encoding is not None:
+        raise ValueError("source must hold arrays or images, not a table or a text")
+    if callable(source) and not isinstance(source, Dataset | Tensor):
+        made = source(x)
+        if not isinstance(made, Tensor) or made.shape != x.shape:
+            got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+            raise ValueError(f"source must return the shape of the data, {tuple(x.shape)}, got {got}")
+        return transform.forward(checks.finite("the result of source", made)), transform
+    rows = source.x if isinstance(source, Dataset) else checks.tensor("source", source, floating=True)
+    if rows.ndim < 2 or rows.shape[1:] != x.shape[1:] or not len(rows):
+        raise ValueError(f"source must have the data's event shape {tuple(x.shape[1:])}, got {tuple(rows.shape[1:])}")
+    own = Standardise.fit(rows, source.bounds if isinstance(source, Dataset) else None)
+    return own.forward(rows), own
 
 
 def _check_memory(size: int, where: torch.device) -> None:
@@ -210,7 +254,8 @@ def train(
     steps: minibatches (1500), or budget: seconds, for as many steps as a few timed ones say will fit. checkpoint: a folder for the whole state,
     every `every` steps; with `resume` the run goes on from the last one there, if data and settings are the same, and ends where the
     uninterrupted run would have ended, bit for bit (a budget is measured anew, so give the steps to resume).
-    settings: path (Path.linear()), predicts ("velocity"; "v" on paths at whose start a velocity hardly tells the data), unit_input (False),
+    settings: path (Path.linear()), source (for two-sided paths: a Dataset or tensor of the domain to come from, or a function that degrades
+    rows of the data, which are then learned back; a residual path without one begins at zeros), predicts ("velocity"; "v" on paths at whose start a velocity hardly tells the data; residual and noise on two-sided ones), unit_input (False),
     coupling (Independent; it is called with the rows and cond), when (LogitNormal()), condition ("label", "caption", "none", or "auto": the
     first of them that the data have), batch (64 for a U-Net or a transformer, else 256), rate (2e-3; transformer 1e-3), schedule of the rate
     ("cosine" to 0, "linear", "constant"), width, depth, dropout (the network's own), drop_condition (0.1), decay of the averaged weights
@@ -230,22 +275,7 @@ def train(
         steps = steps_within(budget, data, net, **settings)
     steps = DEFAULT_STEPS if steps is None else steps
     run = Training.prepare(data, net, steps=steps, **settings)
-    state, watchers = run.start, list(watch)
-    found = None if checkpoint is None else latest_checkpoint(checkpoint)
-    if resume:
-        if checkpoint is None:
-            raise ValueError("resume needs the folder of the run: pass checkpoint")
-        if found is None:
-            raise FileNotFoundError(f"{checkpoint} holds no checkpoint to resume from")
-        state = load_state(found, state, about=run.about)
-    elif found is not None:
-        raise ValueError(f"checkpoint {checkpoint} holds a run already ({found.name}): pass resume=True to go on with it, or another folder")
-    if checkpoint is not None:
-        watchers.append(Checkpoint(checkpoint, every, about=run.about))
-    end = evolve(run.descent, state, steps - state.step, watch=watchers, donate=True)
-    if end.step < steps:
-        warnings.warn(f"training was stopped at step {end.step} of {steps}; the model is what it was there", stacklevel=2)
-    return run.model(end)
+    return run.model(carried(run, steps, checkpoint=checkpoint, every=every, resume=resume, watch=watch))
 
 
 def steps_within(budget: float, data: Dataset | Tensor, net: nn.Module | str = "auto", **settings: Any) -> int:
@@ -254,23 +284,4 @@ def steps_within(budget: float, data: Dataset | Tensor, net: nn.Module | str = "
     Seconds are of CPU time where one thread computes, by the clock elsewhere: what the run will take on a machine that does nothing else.
     The settings are those of `train`. ValueError for a budget that is not positive.
     """
-    begun, budget = time.monotonic(), checks.positive("budget", budget)
-    run = Training.prepare(data, net, steps=MOST_TIMED + 2, **settings)
-    on_cpu = next(run.start.net.parameters()).device.type == "cpu"
-
-    def clock() -> float:
-        # Of several threads nobody knows how many a step keeps busy.
-        if on_cpu and torch.get_num_threads() == 1:
-            return time.process_time()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.monotonic()
-
-    with raising_interrupts():
-        state = evolve(run.descent, run.start, 2)              # the first steps also set things up
-        spent: list[float] = []
-        while len(spent) < LEAST_TIMED or (len(spent) < MOST_TIMED and time.monotonic() - begun < TIMED_SHARE * budget):
-            before = clock()
-            state = evolve(run.descent, state, 1, donate=True)
-            spent.append(clock() - before)
-    return max(1, int(budget / statistics.median(spent)))
+    return fitting(Training.prepare(data, net, steps=MOST_TIMED + 2, **settings), budget)

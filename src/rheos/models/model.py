@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 from typing import Any
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 import rheos
 from rheos.core import Draws, Watcher, checks
-from rheos.core.files import load_json, load_tensors, rheos_class, save_json, tensor_bytes, write_bytes
+from rheos.core.files import load_json, load_tensors, rheos_class
 from rheos.data import Encoding, encoding_from_json
 from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
+from rheos.models.folder import write_model
 from rheos.models.transforms import Standardise
-from rheos.paths import Field, Path, Times
+from rheos.paths import Field, Path, Residual, Times
 from rheos.samplers import AdaptiveRungeKutta, Rule, Table, sample
 
 __all__ = ["Model", "load"]
@@ -31,11 +31,13 @@ class Model:
 
     field: the averaged network on its path. transform: from the user's units to the network's and back. event: shape of one sample.
     conditions: what it can be asked for. encoding: what its rows stand for where the data were not arrays (a table's columns, text), or None.
-    card: what it is: data, settings, figures (JSON-able).
+    card: what it is: data, settings, figures (JSON-able). source: on a two-sided path, from the source's own units to the network's; None if it
+    begins at zeros. `sources` (rows, *event), which may be set, are what `sample` begins at where it is given none.
     """
 
     def __init__(self, field: Field, transform: Standardise, event: tuple[int, ...], *, conditions: Conditions | None = None,
-                 encoding: Encoding | None = None, card: dict | None = None):
+                 encoding: Encoding | None = None, card: dict | None = None, source: Standardise | None = None):
+        self.source, self.sources = source, None
         self.field, self.transform, self.event = field, transform, tuple(checks.integer("event", size, least=1) for size in event)
         self.conditions, self.encoding = Conditions() if conditions is None else conditions, encoding
         if card is not None and not isinstance(card, dict):
@@ -69,21 +71,55 @@ class Model:
         seed: int | Draws = 0,
         batch: int | None = 1024,
         first: int = 0,
+        sources: Float[Tensor, "any *event"] | None = None,
         watch: Iterable[Watcher] = (),
     ) -> Float[Tensor, "rows *event"]:
         """Draw `n` samples (n, *event) in the data's own units (encoded rows where there is an `encoding`); see `rheos.sample` for the settings.
 
         cond: for models of labels a class number, a class's name, a list of them or a tensor (n,) (-1: the network is told none); for models
         of captions a text or n texts. None: classes as frequent as in the training rows, see `classes_as_in_the_data`
-        (guidance needs a `cond`).
-        ValueError for a class that does not exist.
+        (guidance needs a `cond`). sources: on a two-sided path, what the samples are made from, in its own units; n of them are drawn.
+        ValueError for a class that does not exist, and for a two-sided path without sources.
         """
         n = checks.integer("n", n, least=1)
         free = cond is None and guidance is None
         told = self.classes_as_in_the_data(n, seed=seed, first=first) if free else self.conditions.tensor(cond, n)
-        x = sample(self.field, n, shape=self.event, cond=told, guidance=guidance, rule=rule, steps=steps, times=times,
-                   seed=seed, batch=batch, first=first, watch=watch)
+        start = None
+        if self.field.path.two_sided:
+            start = self._started(self._drawn_sources(n, sources, seed, first), seed, first)
+        elif sources is not None:
+            raise ValueError("sources were given, but this model begins at noise")
+        x = sample(self.field, n, start=start, shape=None if start is not None else self.event, cond=told, guidance=guidance, rule=rule, steps=steps,
+                   times=times, seed=seed, batch=batch, first=first, watch=watch)
         return self.transform.inverse(x)
+
+    def translate(self, x: Float[Tensor, "rows *event"], *, cond: Any = None, seed: int | Draws = 0, **settings: Any) -> Float[Tensor, "rows *event"]:
+        """Each row of the source (rows, *event), in its own units, carried over to the data's domain: on two-sided paths. settings: as of `rheos.sample`.
+
+        ValueError for a model that begins at noise, and for rows of another shape.
+        """
+        if not self.field.path.two_sided or self.source is None:
+            raise ValueError("translate needs a model of a path from one domain to another; this one begins at noise: use sample")
+        checks.shape_of("x", checks.finite("x", x), (None, *self.event))
+        told = self.conditions.tensor(cond, len(x))
+        return self.transform.inverse(sample(self.field, start=self._started(x, seed, 0), cond=told, seed=seed, **settings))
+
+    def _drawn_sources(self, n: int, sources: Tensor | None, seed: int | Draws, first: int) -> Tensor:
+        """n rows for samples first .. first + n - 1 to begin at, each a function of the seed and its number."""
+        if self.source is None:
+            return torch.zeros(n, *self.event)
+        rows = self.sources if sources is None else sources
+        if rows is None:
+            raise ValueError("sources must be given: this model carries rows of one domain to another, see translate")
+        checks.shape_of("sources", checks.finite("sources", rows), (None, *self.event))
+        u = Draws.of(seed).uniform("source of samples", 0, (n,), first=first, dtype=torch.float64)
+        return rows[(u * len(rows)).long().clamp(max=len(rows) - 1)]
+
+    def _started(self, x: Tensor, seed: int | Draws, first: int) -> Tensor:
+        """Rows of the source where the path begins, in the network's units, dtype and place."""
+        like = self.field.like
+        x = x.to(like.device)
+        return self.field.path.start((x if self.source is None else self.source.forward(x)).to(like.dtype), seed=seed, first=first)
 
     def classes_as_in_the_data(self, n: int, *, seed: int | Draws = 0, first: int = 0) -> Int64[Tensor, " n"] | None:
         """The classes of rows first .. first + n - 1 of `sample` without `cond`; None for a model without classes or without their frequencies.
@@ -116,26 +152,18 @@ class Model:
 
         TypeError if the path is made by a function of the user's, which no file can hold; TypeError or ValueError for a card that is not JSON.
         """
-        folder, net = FilePath(folder), self.field.net
-        json.dumps(self.card, allow_nan=False)       # before anything is written
+        net = self.field.net
         tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
         tensors |= {"transform.mean": self.transform.mean, "transform.std": self.transform.std}
-        content = tensor_bytes(tensors)
-        digest = hashlib.sha256(content).hexdigest()
-        # The tensors' file is named by its content, so that model.json, replaced in one move, always points at the right one.
-        name = f"model-{digest[:12]}.safetensors"
+        if self.source is not None:
+            tensors |= {"source.mean": self.source.mean, "source.std": self.source.std}
         description = {
-            "format": FORMAT, "rheos": rheos.__version__, "tensors": name, "sha256": digest, "event": list(self.event), "classes": self.classes,
+            "format": FORMAT, "rheos": rheos.__version__, "event": list(self.event), "classes": self.classes,
             "labels": self.labels, "embedder": self.conditions.embedder, "encoding": None if self.encoding is None else self.encoding.to_json(),
             "bounds": self.transform.bounds, "predicts": list(self.field.predicts), "unit_input": self.field.unit_input, "path": self.field.path.to_json(),
             "net": {"class": _public_name(type(net)), "settings": getattr(net, "settings", None)}, "card": self.card,
-        }
-        write_bytes(folder / name, content)
-        save_json(folder / "model.json", description)
-        for old in folder.glob("model-*.safetensors"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
-        return folder
+        } | ({} if self.source is None else {"source": {"bounds": self.source.bounds}})
+        return write_model(folder, tensors, description)
 
 
 def _public_name(kind: type) -> str:
@@ -156,6 +184,10 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
     if not place.is_file():
         raise FileNotFoundError(f"{folder} holds no model: {place} does not exist")
     found = load_json(place)
+    if isinstance(found, dict) and found.get("kind") == "masked":
+        from rheos.models.masked import MaskedModel
+
+        return MaskedModel.load(folder, net=net, device=device)
     if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] not in READABLE:
         form = found.get("format") if isinstance(found, dict) else None
         raise ValueError(f"{place} has model format {form}, this version of rheos reads {' and '.join(map(str, READABLE))}")
@@ -165,6 +197,12 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
         field = Field(_network(found["net"], tensors) if net is None else net, path, tuple(found["predicts"]),
                       unit_input=found.get("unit_input", False))
         transform = Standardise(tensors["transform.mean"], tensors["transform.std"], None if found["bounds"] is None else tuple(found["bounds"]))
+        source = None
+        if found.get("source") is not None:
+            bounds = found["source"]["bounds"]
+            source = Standardise(tensors["source.mean"], tensors["source.std"], None if bounds is None else tuple(bounds))
+        if path.two_sided and source is None and not isinstance(path.schedule, Residual):
+            raise ValueError("it runs from one domain to another and does not tell the scale of the first")
         labels, encoding = found.get("labels"), found.get("encoding")
         conditions = Conditions(found["classes"], None if labels is None else tuple(labels), found.get("embedder"))
         encoding = None if encoding is None else encoding_from_json(encoding)
@@ -173,7 +211,7 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
             if name in built and built[name] != said:
                 raise ValueError(f"the model has {said or 'no'} {name}, its network {built[name] or 'none'}")
         model = Model(field, transform, tuple(found["event"]), conditions=conditions,
-                      encoding=encoding, card=found["card"])
+                      encoding=encoding, card=found["card"], source=source)
         _check_fit(model.event, field.event, encoding)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place} is damaged: {type(error).__name__} {error}") from None

@@ -5,7 +5,11 @@ from rheos.nets.condition import Condition, FourierTime, keep_condition, without
 from rheos.nets.dit import DiT
 from rheos.nets.mlp import ResidualMLP
 from rheos.nets.patches import fold, unfold
+from rheos.nets.skips import ConstantSkip, LearnedSkip, Skip, skip_from_json
+from rheos.nets.token_transformer import TokenTransformer
 from rheos.nets.unet import UNet, UNetFeatures
 
-__all__ = ["NETS", "Condition", "DiT", "FourierTime", "ResidualMLP", "SelfAttention", "UNet", "UNetFeatures", "fold", "keep_condition", "net_for", "unfold",
-           "without_condition"]
+__all__ = [
+    "NETS", "Condition", "ConstantSkip", "DiT", "FourierTime", "LearnedSkip", "ResidualMLP", "SelfAttention", "Skip", "TokenTransformer", "UNet",
+    "UNetFeatures", "fold", "keep_condition", "net_for", "skip_from_json", "unfold", "without_condition",
+]

@@ -22,7 +22,7 @@ MOST_PATCH = 8
 
 
 def net_for(event: Sequence[int], net: str = "auto", *, width: int | None = None, depth: int | None = None, classes: int | None = None,
-            features: int | None = None, dropout: float | None = None, tokens: bool = False) -> nn.Module:
+            features: int | None = None, dropout: float | None = None, tokens: bool = False, heads: int = 1) -> nn.Module:
     """A backbone for events of this shape.
 
     net:    "mlp", "unet", "dit", or "auto": a perceptron for flat and for small events (up to 128 numbers), else a U-Net. Where the channels
@@ -31,6 +31,7 @@ def net_for(event: Sequence[int], net: str = "auto", *, width: int | None = None
     width:  features of the perceptron (160) or of a token (192); the U-Net's finest level (32, on a text 64), the next level has twice as many.
     depth:  blocks (3 of the perceptron, 6 of the transformer), or blocks a level of the U-Net (1).
     dropout: 0.1 in a perceptron, which would learn small sets by heart, 0 in the others. classes, features: the condition, see `Condition`.
+    heads: how many predictions it returns.
     ValueError for a network that cannot take such events.
     """
     event = tuple(checks.integer("event", size, least=1) for size in event)
@@ -40,7 +41,7 @@ def net_for(event: Sequence[int], net: str = "auto", *, width: int | None = None
             raise ValueError(f"{name} must be at most {most:,}, got {value:,}")
     if net == "auto":
         net = "mlp" if len(event) == 1 or len(event) > 4 or (math.prod(event) <= SMALL and not tokens) else "unet"
-    condition = {"classes": classes, "features": features}
+    condition = {"classes": classes, "features": features, "heads": heads}
     given = lambda value, usual: usual if value is None else value
     if net == "mlp":
         return ResidualMLP(event, width=given(width, 160), depth=given(depth, 3), dropout=given(dropout, 0.1), **condition)

@@ -17,6 +17,7 @@ from rheos.nets.attention import SelfAttention
 from rheos.nets.condition import Condition
 from rheos.nets.layouts import channels_first, first_event, restored
 from rheos.nets.patches import fold, unfold
+from rheos.nets.skips import Skip, skip_from_json
 
 __all__ = ["UNet", "UNetFeatures"]
 
@@ -44,11 +45,13 @@ class UNet(nn.Module):
     widths:  channels on each level; every further level halves the grid. depth: residual blocks a level, each way.
     patch:   so many grid points along each axis become channels of one. attention: levels (0 is the finest) that attend to all their points.
     classes or features: the condition, see `Condition`. dropout: inside the blocks. heads: how many predictions are returned.
+    skip: how much of what the way down kept is joined on the way up, `ConstantSkip(0.7)` or `LearnedSkip()`, or their `to_json()`; None is all of it.
     ValueError for shapes and settings that do not fit.
     """
 
     def __init__(self, event: Sequence[int], *, widths: Sequence[int] = (64, 128), depth: int = 2, patch: int = 2, attention: Sequence[int] = (),
-                 layout: str = "first", classes: int | None = None, features: int | None = None, dropout: float = 0.0, heads: int = 1):
+                 layout: str = "first", classes: int | None = None, features: int | None = None, dropout: float = 0.0, heads: int = 1,
+                 skip: Skip | dict[str, Any] | None = None):
         super().__init__()
         self.event, self.layout = tuple(event), layout
         channels, *grid = first_event(event, layout)
@@ -63,6 +66,12 @@ class UNet(nn.Module):
         depth = checks.integer("depth", depth, least=1)
         self.settings: dict[str, Any] = {"event": list(self.event), "widths": list(widths), "depth": depth, "patch": patch, "attention": list(attention),
                                          "layout": layout, "classes": classes, "features": features, "dropout": dropout, "heads": heads}
+        if isinstance(skip, dict):
+            skip = skip_from_json(skip)
+        if skip is not None:
+            if isinstance(skip, type) or not callable(getattr(skip, "scaling", None)):
+                raise TypeError(f"skip must be a rule such as ConstantSkip(0.7), got {skip!r}")
+            self.settings["skip"] = skip.to_json()
         axes = len(grid)
         conv, cells = CONVOLUTIONS[axes], patch**axes
         # The grid must divide by the patch and by two for every level below the first.
@@ -93,6 +102,8 @@ class UNet(nn.Module):
         for layer in (self.leave, self.skip):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        # Made last, so that all else begins as it would without.
+        self.joins = None if skip is None else skip.scaling([wide for wide in widths for _ in range(depth)])
 
     def forward(self, x: Float[Tensor, "batch *event"], t: Float[Tensor, " batch"], cond: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         self._fits(x)
@@ -146,7 +157,8 @@ class UNet(nn.Module):
         first, h, kept = channels_first(x, self.layout), features.bottom, list(features.kept)
         for level, blocks in enumerate(self.up):
             for block in blocks:
-                h = block(torch.cat([h, kept.pop()], 1), told)
+                left = kept.pop()       # the number of those still kept is its place, 0 the outermost
+                h = block(torch.cat([h, left], 1), told, None if self.joins is None else self.joins(left, len(kept)))
             if level < len(self.higher):
                 h = nn.functional.interpolate(self.higher[level](h), scale_factor=2.0, mode="nearest")
         out = self.leave(nn.functional.silu(self.norm(h)))
@@ -161,7 +173,11 @@ class UNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """x + conv(silu(scale(c) * norm(conv(silu(norm(x)))) + shift(c))), and attention after it where that is wanted; it begins as the identity."""
+    """x + conv(silu(scale(c) * norm(conv(silu(norm(x)))) + shift(c))), and attention after it where that is wanted; it begins as the identity.
+
+    factors (1 or batch, channels): what its layers read of the last so many channels is multiplied by them, behind the norm, whose groups may
+    hold no other channels and would undo it.
+    """
 
     def __init__(self, axes: int, width: int, out: int, told: int, dropout: float, attend: bool = False):
         super().__init__()
@@ -176,8 +192,13 @@ class _Block(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        h = self.widen(nn.functional.silu(self.first(x)))
+    def forward(self, x: Tensor, told: Tensor, factors: Tensor | None = None) -> Tensor:
+        h = nn.functional.silu(self.first(x))
+        if factors is not None:
+            whole = factors.new_ones((len(factors), x.shape[1] - factors.shape[1]))
+            factors = torch.cat([whole, factors], 1).reshape(len(factors), -1, *(1,) * (x.ndim - 2))
+            h, x = factors * h, factors * x
+        h = self.widen(h)
         scale, shift = self.modulate(told).reshape(len(x), -1, *(1,) * (x.ndim - 2)).chunk(2, 1)
         h = torch.addcmul(shift, self.second(h), 1 + scale)
         h = self.settle(self.dropout(nn.functional.silu(h)))

@@ -10,8 +10,11 @@ from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
 from rheos.core import checks
+from rheos.paths import Path, PathPoint
 
-__all__ = ["L2", "Metric", "Perceptual", "PseudoHuber"]
+__all__ = ["L2", "Metric", "OnData", "Perceptual", "PerceptualHuber", "PointMetric", "PseudoHuber"]
+
+STRAIGHT = (Path.linear(), Path.interpolant("none"))       # x_t = (1 - t) x0 + t x1, so that the velocity is x1 - x0 throughout
 
 
 @runtime_checkable
@@ -19,6 +22,14 @@ class Metric(Protocol):
     """(answer, target), both (batch, *event), to errors with the batch first, which the loss averages."""
 
     def __call__(self, answer: Tensor, target: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class PointMetric(Protocol):
+    """A metric that sees where on the path it measures: (point, kind, answer) to errors with the batch first, `answer` being what a network that
+    predicts `kind` says at `point`."""
+
+    def on(self, point: PathPoint, kind: str, answer: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -71,3 +82,49 @@ class Perceptual:
             seen = self.features(target)
         felt = (self.features(answer) - seen).flatten(1).square().mean(1)
         return felt if self.pixels == 0 else felt + self.pixels * (answer - target).flatten(1).square().mean(1)
+
+
+@dataclass(frozen=True, eq=False)
+class OnData:
+    """A metric of data, whatever the network predicts: its answer is read as the data x1 and measured against those.
+
+    metric: of two events, such as `Perceptual(features)`. On paths with noise and a source two kinds would be needed: ValueError, on use.
+    """
+
+    metric: Metric
+
+    def __post_init__(self):
+        if isinstance(self.metric, type) or not callable(self.metric):
+            raise TypeError(f"metric must be a metric of two events such as Perceptual(features), got {self.metric!r}")
+
+    def on(self, point: PathPoint, kind: str, answer: Tensor) -> Tensor:
+        """Errors with the batch first."""
+        return self.metric(point.path.prediction({kind: answer}, point.x, point.at).data, point.x1)
+
+
+@dataclass(frozen=True, eq=False)
+class PerceptualHuber:
+    r"""(1 - s) Huber(v) + |features(x1_hat) - features(x1)|^2 / s, s = 1 - t the share of noise: a rectified flow's norm of images.
+
+    x1_hat = x_t + (1 - t) v is where the straight line on from here ends. Near the data it errs by s times the velocity's error, so that the second term
+    has one size at all times; near the noise, where one step must do it all, it is the only term (Lee et al., 2024, arXiv:2405.20320, "LPIPS-Huber-1/t";
+    their clock runs the other way, s is their t).
+    features: (batch, *event) -> (batch, ...), differentiable and frozen, such as `rheos.metrics.digit_features()`; LPIPS there. c: see `PseudoHuber`.
+    least: what s is at least in 1 / s; 1e-5 as there. ValueError, on use, for anything but a velocity on Path.linear() or Path.interpolant("none").
+    """
+
+    features: Callable[[Tensor], Tensor]
+    c: float = 0.00054
+    least: float = 1e-5
+
+    def __post_init__(self):
+        Perceptual(self.features, 0.0), PseudoHuber(self.c)
+        checks.between("least", self.least, 0.0, 1.0, low_open=True)
+
+    def on(self, point: PathPoint, kind: str, answer: Tensor) -> Shaped[Tensor, " batch"]:
+        """Errors (batch,)."""
+        if kind != "velocity" or point.path not in STRAIGHT:
+            raise ValueError(f"PerceptualHuber measures a velocity on Path.linear() or Path.interpolant('none'), got {kind} on {point.path.schedule}")
+        noise = (1 - point.t).to(point.x.dtype)
+        felt = OnData(Perceptual(self.features, 0.0)).on(point, kind, answer)
+        return (1 - noise) * PseudoHuber(self.c)(answer, point.velocity) + felt / noise.clamp_min(self.least)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rheos.core import Draws, checks
 from rheos.couplings import Pair
 from rheos.nets import keep_condition
-from rheos.objectives.gaps import L2, Metric
+from rheos.objectives.gaps import L2, Metric, PointMetric
 from rheos.objectives.when import TimeLaw, Uniform
 from rheos.paths import KINDS, Path, PathPoint
 
@@ -93,7 +93,8 @@ class Matching(_Adding):
     weight: a number or a function of t (batch,) -> (batch,), finite. drop_condition: the chance with which a row's condition is left out,
     so that one network learns both fields for classifier-free guidance. antithetic: average the loss at +z and -z, which takes away the
     variance of c' z near the ends of two-sided paths (arXiv:2303.08797) at the cost of a second evaluation. metric: how a gap is
-    measured, `L2()`, `PseudoHuber(c)` or `Perceptual(features)`. unit_input: whether the network is shown x / sqrt(alpha^2 + sigma^2), see `Field`.
+    measured, `L2()`, `PseudoHuber(c)` or `Perceptual(features)`, or a `PointMetric`, which sees the point on the path too, such as
+    `PerceptualHuber(features)`. unit_input: whether the network is shown x / sqrt(alpha^2 + sigma^2), see `Field`.
 
     On a one-sided path a pair's x0 takes the noise's place: it should follow the path's law of noise, else only the velocity has a meaning.
     """
@@ -104,7 +105,7 @@ class Matching(_Adding):
     weight: float | Callable[[Tensor], Tensor] = 1.0
     drop_condition: float = 0.0
     antithetic: bool = False
-    metric: Metric = L2()
+    metric: Metric | PointMetric = L2()
     unit_input: bool = False
 
     def __post_init__(self):
@@ -122,7 +123,7 @@ class Matching(_Adding):
             checks.positive("weight", self.weight, zero=True)
         if isinstance(self.when, type) or not callable(getattr(self.when, "sample", None)):
             raise TypeError(f"when must be a law of times such as Uniform(), got {self.when!r}")
-        if isinstance(self.metric, type) or not callable(self.metric):
+        if isinstance(self.metric, type) or not (callable(self.metric) or callable(getattr(self.metric, "on", None))):
             raise TypeError(f"metric must be a metric such as L2(), got {self.metric!r}")
         if checks.flag("unit_input", self.unit_input) and self.path.two_sided:
             raise ValueError("unit_input needs a one-sided path, got a two-sided one")
@@ -189,7 +190,7 @@ class Matching(_Adding):
         total: Any = None
         terms = {}
         for kind, value in zip(self.predicts, answers, strict=True):
-            error = self.metric(value, point.target(kind))
+            error = self.metric.on(point, kind, value) if hasattr(self.metric, "on") else self.metric(value, point.target(kind))
             if len(answers) > 1:
                 terms[kind] = error.detach().mean()
             if isinstance(weight, Tensor):

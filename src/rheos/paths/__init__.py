@@ -4,15 +4,59 @@ from rheos.paths.discrete import Betas
 from rheos.paths.exact import ExactField
 from rheos.paths.field import Field
 from rheos.paths.kinetic import Arc, KineticOptimal, Separation
+from rheos.paths.masked import MaskedPath
+from rheos.paths.masked_field import GuidedTokens, MaskedField
 from rheos.paths.noise import Gaussian, NoiseLaw, Student
 from rheos.paths.path import Path, PathPoint
 from rheos.paths.predictions import KINDS, Prediction
-from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Schedule
+from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Residual, Schedule
 from rheos.paths.separation import data_separation, kinetic_energy
+from rheos.paths.shortest import Shortest, fisher_length, fisher_times
+from rheos.paths.snr_matching import Matched, matched
 from rheos.paths.times import LAM, QUADRATIC, RHO, RHO7, SQRT_U, Clock, T, Times, U
 
 __all__ = [
-    "EDM", "KINDS", "LAM", "QUADRATIC", "RHO", "RHO7", "SQRT_U", "VE", "VP", "Arc", "Basis", "Betas", "Clock", "Coefficients", "Cosine", "ExactField",
-    "Field", "Fourier2d", "Gaussian", "Interpolant", "KineticOptimal", "Linear", "NoiseLaw", "Path", "PathPoint", "Prediction", "Schedule", "Separation",
-    "Student", "T", "Times", "U", "data_separation", "kinetic_energy",
+    "EDM",
+    "KINDS",
+    "LAM",
+    "QUADRATIC",
+    "RHO",
+    "RHO7",
+    "SQRT_U",
+    "VE",
+    "VP",
+    "Arc",
+    "Basis",
+    "Betas",
+    "Clock",
+    "Coefficients",
+    "Cosine",
+    "ExactField",
+    "Field",
+    "Fourier2d",
+    "Gaussian",
+    "GuidedTokens",
+    "Interpolant",
+    "KineticOptimal",
+    "Linear",
+    "MaskedField",
+    "MaskedPath",
+    "Matched",
+    "NoiseLaw",
+    "Path",
+    "PathPoint",
+    "Prediction",
+    "Residual",
+    "Schedule",
+    "Separation",
+    "Shortest",
+    "Student",
+    "T",
+    "Times",
+    "U",
+    "data_separation",
+    "fisher_length",
+    "fisher_times",
+    "kinetic_energy",
+    "matched",
 ]

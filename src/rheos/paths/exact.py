@@ -56,6 +56,8 @@ class ExactField(Field):
         self._means = self._turn(target.means)
         self._spread, self._axes = target.eigen()
         self._log_weights = weights.log()
+        # One variance for all components and coordinates.
+        self._alike = source is None and self._axes is None and bool((self._spread == self._spread.flatten()[0]).all())
         if self._axes is not None:      # means in each component's own axes
             self._turned = torch.einsum("ki,kij->kj", self._means, self._axes)
         if source is not None:
@@ -107,6 +109,8 @@ class ExactField(Field):
         mean, spread = self._means.to(x), self._spread.to(x)
         if not self.path.noise.gaussian:
             return self._student(x, at, b, c, db, cdc, cond)
+        if self._alike and (gaps := self._gaps(x, b, c)) is not None:
+            return self._isotropic(x, gaps, b, c, db, cdc, cond)
         wide = lambda v: v[:, None, :] if isinstance(v, Tensor) else v
         variance = wide(b) ** 2 * spread + wide(c) ** 2
         if self.source is not None:
@@ -145,14 +149,44 @@ class ExactField(Field):
         value = value.to(x)
         return value[:, None] if value.ndim == 1 else value.expand(len(value), *self.event).flatten(1)
 
+    def _gaps(self, x: Tensor, b: Any, c: Any) -> Tensor | None:
+        """|x - b y|^2 for all points y by one product of matrices; None where coordinates differ, or where that would cost digits.
+
+        The squares that are subtracted are rounded to 1e-16 of their size, so that logits of this over 2 c^2 are wrong by no more than 1e-10.
+        """
+        if x.dtype != torch.float64 or any(isinstance(v, Tensor) and v.shape[-1] > 1 for v in (b, c)) or not len(x):
+            return None
+        mean = self._means.to(x)
+        sizes, reach = x.square().sum(1, keepdim=True), b * b * mean.square().sum(1)
+        if not bool((torch.as_tensor(c) ** 2 > 1e-6 * (sizes.max() + torch.as_tensor(reach).max())).all()):
+            return None
+        return (sizes - 2 * b * (x @ mean.T) + reach).clamp_min(0)
+
+    def _isotropic(self, x: Tensor, gaps: Tensor, b: Any, c: Any, db: Any, cdc: Any, cond: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same for components that share one variance: nothing is as large as points times components times coordinates."""
+        spread, mean = float(self._spread.flatten()[0]), self._means.to(x)
+        variance = torch.as_tensor(b * b * spread + c * c, dtype=x.dtype, device=x.device)
+        logits = self._log_weights.to(x) - 0.5 * gaps / variance
+        if cond is not None:
+            logits = logits.masked_fill(self._hidden(cond, len(x)), -math.inf)
+        nearby = torch.softmax(logits, -1) @ mean
+        score = -(x - b * nearby) / variance
+        data = nearby - b * spread * score
+        log_prob = torch.logsumexp(logits, -1) - 0.5 * x.shape[1] * (math.log(2 * math.pi) + variance.flatten().log())
+        return log_prob, {"data": data, "score": score, "noise": -c * score, "velocity": db * data - cdc * score}
+
     def _student(self, x: Tensor, at: Coefficients, b: Any, c: Any, db: Any, cdc: Any, cond: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The same for points under Student noise of D degrees of freedom a coordinate c."""
         if bool((torch.as_tensor(at.c) == 0).any()):
             raise ValueError("a finite data set has no density where no noise is left (t = 1); end the times a little before")
         mean, dof, size = self._means.to(x), float(self.path.noise.dof), x.shape[1]
-        level = c[:, None, :] if isinstance(c, Tensor) else c
-        rest = x[:, None, :] - (b[:, None, :] if isinstance(b, Tensor) else b) * mean
-        far = torch.log1p((rest / level).square().sum(-1) / dof)
+        gaps = self._gaps(x, b, c)
+        if gaps is None:
+            rest = x[:, None, :] - (b[:, None, :] if isinstance(b, Tensor) else b) * mean
+            gaps = (rest / (c[:, None, :] if isinstance(c, Tensor) else c)).square().sum(-1)
+        else:
+            gaps = gaps / (c * c)
+        far = torch.log1p(gaps / dof)
         logits = self._log_weights.to(x) - 0.5 * (size + dof) * far
         if cond is not None:
             logits = logits.masked_fill(self._hidden(cond, len(x)), -math.inf)

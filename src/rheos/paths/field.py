@@ -23,7 +23,8 @@ class Field:
 
     net: called as net(x, t, cond) with x (batch, *event), t (batch,) in x's dtype, cond as given (None is passed as None). Returns
         (batch, *event), or as many of them as `predicts` has names.
-    predicts: "velocity", "score", "noise", "data" or "v" (v-prediction); for two-sided paths usually ("velocity", "noise").
+    predicts: "velocity", "score", "noise", "data" or "v" (v-prediction); for two-sided paths usually ("velocity", "noise"), or
+        ("residual", "noise"), residual being the source less the data.
     unit_input: whether the network is shown x / sqrt(alpha^2 + sigma^2) in place of x, as paths whose noise is large need it.
     nfe: how often the network was called; set it to 0 to count anew.
 
@@ -49,9 +50,11 @@ class Field:
         kinds = set(self.predicts)
         if "v" in kinds and path.two_sided:
             raise ValueError("predicts = v needs a one-sided path, got a two-sided one")
+        if "residual" in kinds and not path.two_sided:
+            raise ValueError("predicts = residual needs a two-sided path, got a one-sided one, which has no source")
         if "score" in kinds and not path.noise.gaussian:
             raise ValueError(f"predicts = score needs a path with Gaussian noise, this one has {path.noise}")
-        if path.two_sided and "velocity" not in kinds and not ("data" in kinds and kinds & {"noise", "score"}):
+        if path.two_sided and "velocity" not in kinds and not (kinds & {"data", "residual"} and kinds & {"noise", "score"}):
             raise ValueError(f"predicts = {self.predicts} does not tell the velocity of a two-sided path; predict velocity, and noise for the score")
         self.nfe = 0
 
@@ -112,6 +115,10 @@ class Field:
     def data(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
         """The expected data x1 given x_t, (batch, *event)."""
         return self(x, t, cond).data
+
+    def residual(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
+        """The expected source less the data given x_t, (batch, *event), on two-sided paths."""
+        return self(x, t, cond).residual
 
     def v(self, x: Inexact[Tensor, "batch *event"], t: Tensor | float, cond: Any = None) -> Inexact[Tensor, "batch *event"]:
         """The expected (alpha z - sigma x1) / sqrt(alpha^2 + sigma^2) given x_t, (batch, *event)."""

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from rheos.core import Draws, checks
 from rheos.core.files import rheos_class
-from rheos.paths.basis import Basis
+from rheos.paths.basis import Basis, Fourier2d
 from rheos.paths.discrete import Betas
 from rheos.paths.kinetic import KineticOptimal, Separation
 from rheos.paths.noise import GAUSSIAN, NoiseLaw, Student
 from rheos.paths.predictions import KINDS, Prediction, shaped
-from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Schedule
+from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Residual, Schedule
+from rheos.paths.shortest import Shortest
 
 __all__ = ["Path", "PathPoint"]
 
@@ -42,6 +43,10 @@ class PathPoint(NamedTuple):
         if kind == "data":
             return self.x1
         checks.one_of("kind", kind, KINDS)
+        if kind == "residual":
+            if self.x0 is None:
+                raise ValueError("residual is the source less the data, and a one-sided path has no source")
+            return self.x0 - self.x1
         if self.z is None:
             raise ValueError(f"this path has no noise, so it has no {kind} to predict")
         return self.z if kind == "noise" else self.path.prediction({"data": self.x1, "noise": self.z}, self.x, self.at).of(kind)
@@ -135,6 +140,19 @@ class Path:
         """Two-sided: joins any two laws. `gamma` is the noise on the way ("sqrt", "sin2", "none" or a function), `mixing` a and b."""
         return cls(Interpolant(gamma, mixing))
 
+    @classmethod
+    def residual(cls, noise_scale: float = 0.1, *, like: Schedule | None = None) -> Path:
+        """Two-sided, from degraded data and noise of `noise_scale` to clean data; learn it with `predicts=("residual", "noise")`.
+
+        like: a one-sided schedule whose alpha and sigma it takes over.
+        """
+        return cls(Residual(noise_scale, like))
+
+    @classmethod
+    def shortest(cls, spectrum: Tensor) -> Path:
+        """The path of least Fisher length for images of this power spectrum (height, width), see `metrics.power_spectrum`."""
+        return cls(Shortest.of(spectrum), basis=Fourier2d())
+
     @property
     def two_sided(self) -> bool:
         return self.schedule.two_sided
@@ -208,6 +226,25 @@ class Path:
         z = self.noise.draw(tuple(shape), seed=seed, purpose="start", first=first, like=torch.empty(0, **kinds))
         return z * float(scale) if self.basis is None else self.basis.inverse(shaped(scale, z) * self.basis.forward(z))
 
+    def start(self, x: Inexact[Tensor, "batch *event"], t: float | None = None, *, seed: int | Draws = 0, first: int = 0) -> Inexact[Tensor, "batch *event"]:
+        """Where a run begins that knows x (batch, *event). Two-sided paths: x is the source, a(t) x + c(t) z, t the start of the interval unless given.
+
+        One-sided paths: x is a guess of the data and the run begins in the middle, at t, where x_t is alpha x + sigma z (Meng et al., 2021,
+        arXiv:2108.01073): give the sampler times that begin there too. ValueError for a one-sided path without t.
+        """
+        if t is None and not self.two_sided:
+            raise ValueError("t must be given on a one-sided path: the time at which the guess is joined to the noise")
+        checks.tensor("x", x, floating=True)
+        t = self.interval[0] if t is None else checks.between("t", t, 0.0, 1.0)
+        spectral = getattr(self.schedule, "spectral", False)
+        at = self.coefficients(torch.full((1,), t, dtype=torch.float64) if spectral else t)
+        kept, c = shaped(at.a if self.two_sided else at.b, x), shaped(at.c, x)
+        if not torch.is_tensor(c) and c == 0 or torch.is_tensor(c) and not bool((c != 0).any()):
+            return kept * x
+        z = self.noise.draw(tuple(x.shape), seed=seed, purpose="start", first=first, like=x)
+        turn, back = (lambda v: v, lambda v: v) if self.basis is None else (self.basis.forward, self.basis.inverse)
+        return back(kept * turn(x) + c * turn(z))
+
     def posterior(self, x: Inexact[Tensor, "batch *event"], x1: Inexact[Tensor, "batch *event"], t: Tensor | float, s: Tensor | float,
                   eta: float = 1.0) -> tuple[Inexact[Tensor, "batch *event"], Tensor]:
         """(mean (batch, *event), standard deviation) of x_s given x at time t <= s and the data x1; times are numbers or (batch,).
@@ -261,7 +298,7 @@ class Path:
         """
         self._one_sided("amplification")
         self._scalar("amplification")
-        checks.one_of("kind", kind, KINDS)
+        checks.one_of("kind", kind, [known for known in KINDS if known != "residual"])
         at = self.coefficients(self.interval[0])
         b, c, db, cdc = (float(v) for v in (at.b, at.c, at.db, at.cdc))
         if kind in ("noise", "score"):
@@ -283,6 +320,8 @@ class Path:
         """Read a prediction `value` of kind `of` at (x, t) as kind `to`. Two-sided paths need a second prediction in `given`."""
         for kind in (of, *(given or {})):
             checks.one_of("of", kind, (*KINDS, "source"))
+            if kind in ("residual", "source") and not self.two_sided:
+                raise ValueError(f"{kind} cannot be given on a one-sided path, which has no source")
         known = {of: value, **(given or {})}
         return self.prediction(known, x, self.coefficients(t)).of(to)
 
@@ -318,7 +357,9 @@ def _part_to_json(name: str, part: Any) -> dict[str, Any]:
         raise TypeError(f"a path with a {name} of your own, {kind.__qualname__}, cannot be saved")
     settings = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
     for setting, value in settings.items():
-        if callable(value):
+        if is_dataclass(value):
+            settings[setting] = _part_to_json(setting, value)
+        elif callable(value):
             raise TypeError(f"a path whose {setting} is a function cannot be saved")
     return {"class": f"rheos.paths.{kind.__name__}", **settings}
 
@@ -330,6 +371,13 @@ def _part_from_json(what: str, content: Any, method: str) -> Any:
     if not hasattr(maker, method) or not is_dataclass(maker) or maker is Path or getattr(maker, "_is_protocol", False):
         raise ValueError(f"class {content['class']!r} in the file is not a {what}")
     try:
-        return maker(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items() if name != "class"})
+        return maker(**{name: _setting_from_json(name, value) for name, value in content.items() if name != "class"})
     except TypeError as error:
         raise ValueError(f"not a path: {error}") from None
+
+
+def _setting_from_json(name: str, value: Any) -> Any:
+    """A setting as it was: a schedule within a schedule, tuples for lists."""
+    if isinstance(value, dict):
+        return _part_from_json(name, value, "coefficients")
+    return tuple(_setting_from_json(name, v) for v in value) if isinstance(value, list) else value

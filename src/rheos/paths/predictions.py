@@ -2,8 +2,9 @@
 
 For one-sided paths x = b x1 + c z and v = b' x1 + c' z, so any one of data (x1), noise (z), velocity (v) and score (-z / c) gives
 the others; so does v = (b z - c x1) / sqrt(b^2 + c^2) (Salimans and Ho, 2022, arXiv:2202.00512), from which data and noise can be read at
-both ends. Two-sided paths x = a x0 + b x1 + c z need two of them. Where a division by a vanished coefficient would be needed, the
-finite member is returned if there is one and ValueError says what is missing if not; no small number is added anywhere.
+both ends. Two-sided paths x = a x0 + b x1 + c z need two of them; there the residual x0 - x1 is a kind too. Where a division by a vanished
+coefficient would be needed, the finite member is returned if there is one and ValueError says what is missing if not; no small number is
+added anywhere.
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from rheos.paths.schedules import Coefficients
 
 __all__ = ["KINDS", "Prediction", "shaped"]
 
-KINDS = ("velocity", "score", "noise", "data", "v")
+KINDS = ("velocity", "score", "noise", "data", "v", "residual")
 
 
 def shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
@@ -38,7 +39,7 @@ def _vanishes(value: Any) -> bool:
 
 
 class Prediction:
-    """What a field says at (x, t). `velocity`, `score`, `noise`, `data` and, for two-sided paths, `source` are tensors like x."""
+    """What a field says at (x, t): `velocity`, `score`, `noise`, `data` and, for two-sided paths, `source` and `residual`, tensors like x."""
 
     def __init__(self, known: Mapping[str, Tensor], x: Tensor, at: Coefficients, *, two_sided: bool = False, gaussian: bool = True,
                  basis: Basis | None = None):
@@ -77,6 +78,7 @@ class Prediction:
     data = property(lambda self: self.of("data"))
     v = property(lambda self: self.of("v"))
     source = property(lambda self: self.of("source"))
+    residual = property(lambda self: self.of("residual"))
 
     def drift(self, epsilon: float) -> Tensor:
         """velocity + epsilon score: the drift of the SDE with diffusion sqrt(2 epsilon) that has the path's marginals."""
@@ -91,6 +93,8 @@ class Prediction:
 
     def _one_sided(self, kind: str) -> Tensor:
         checks.one_of("kind", kind, KINDS)
+        if kind == "residual":
+            raise ValueError("residual is the source less the data, and a one-sided path has no source")
         known, x, at = self._known, self.x, self.at
         if kind == "score":
             noise = self.noise
@@ -158,9 +162,18 @@ class Prediction:
     def _two_sided(self, kind: str) -> Tensor:
         checks.one_of("kind", kind, (*KINDS, "source"))
         known, x, at = self._known, self.x, self.at
+        if kind == "residual":
+            data = self.data        # first: it says what is missing
+            return self.source - data
+        if "residual" in known and kind != "noise":
+            found = self._with_residual(kind)
+            if found is not None:
+                return found
         if kind == "noise":
             if "score" in known:
                 return -at.c * known["score"]
+            if {"data", "residual"} <= known.keys():
+                return (x - at.a * known["residual"] - (at.a + at.b) * known["data"]) / self._need("c", "noise", "data")
             if {"data", "source"} <= known.keys():
                 return (x - at.a * known["source"] - at.b * known["data"]) / self._need("c", "noise", "data")
         elif kind == "score":
@@ -182,6 +195,23 @@ class Prediction:
                 determinant = at.a * at.db - at.b * at.da
                 return (at.a * speed - at.da * rest) / determinant if kind == "data" else (at.db * rest - at.b * speed) / determinant
         raise ValueError(f"{kind} of a two-sided path cannot be read off {' and '.join(sorted(known))} alone; predict two kinds, such as velocity and noise")
+
+    def _with_residual(self, kind: str) -> Tensor | None:
+        """x = (a + b) x1 + a (x0 - x1) + c z, so that nothing is divided by what vanishes at an end; None where data or noise is missing."""
+        known, at = self._known, self.at
+        if kind == "source" and ("data" in known or self._tells_noise()):
+            return self.data + known["residual"]
+        if kind == "data" and (self._tells_noise() or _all_zero(self._at.c)):
+            rest = self.x - at.a * known["residual"]
+            if "noise" in known:
+                rest = rest - at.c * known["noise"]
+            elif "score" in known:
+                rest = rest + at.c * at.c * known["score"]
+            return rest / (at.a + at.b)
+        if kind == "velocity" and self._tells_noise():
+            moved = at.da * known["residual"] + (at.da + at.db) * self.data
+            return moved + at.dc * known["noise"] if "noise" in known and _finite(self._at.dc) else moved - at.cdc * self.score
+        return None
 
     def _tells_noise(self) -> bool:
         return "noise" in self._known or "score" in self._known

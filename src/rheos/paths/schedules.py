@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rheos.core import checks
 
-__all__ = ["EDM", "VE", "VP", "Coefficients", "Cosine", "Interpolant", "Linear", "Schedule"]
+__all__ = ["EDM", "VE", "VP", "Coefficients", "Cosine", "Interpolant", "Linear", "Residual", "Schedule"]
 
 
 class Coefficients(NamedTuple):
@@ -243,3 +243,39 @@ class Interpolant:
         half = 0.5 * math.pi
         a, b = torch.cos(half * t), torch.sin(half * t)
         return Coefficients(a, b, c, -half * b, half * a, dc, cdc)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Two-sided, from a degraded image x0 and some noise to the clean one x1 (Liu et al., 2023, arXiv:2308.13712, "residual denoising").
+
+    a = 1 - t^2, b = t^2, c = noise_scale (1 - t): the limit of many steps of the paper's schedule, whose residual fades in steps that fall
+    linearly and whose noise in variances that rise linearly, seen from the clean end. With `like`, a one-sided schedule, a = 1 - alpha,
+    b = alpha, c = noise_scale sigma: with x0 = 0 that is the path of `like` itself.
+
+    noise_scale: standard deviation of the noise at the start: 0.1 to restore, 1 to generate, as in the paper for images in [-1, 1].
+    """
+
+    noise_scale: float = 0.1
+    like: Schedule | None = None
+    two_sided: ClassVar[bool] = True
+    exempt: ClassVar[dict[str, str]] = {"ends": "it begins at the source with noise of noise_scale on it"}
+
+    def __post_init__(self):
+        checks.positive("noise_scale", self.noise_scale)
+        if self.like is not None and (isinstance(self.like, type) or not callable(getattr(self.like, "coefficients", None)) or self.like.two_sided):
+            raise TypeError(f"like must be a one-sided schedule such as VP(), got {self.like!r}")
+        if getattr(self.like, "spectral", False):
+            raise ValueError(f"like must have coefficients that all coordinates share, those of {self.like!r} differ")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return (0.0, 1.0) if self.like is None else tuple(self.like.interval)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        scale = self.noise_scale
+        if self.like is None:
+            c = scale * (1 - t)
+            return Coefficients(1 - t * t, t * t, c, -2 * t, 2 * t, torch.full_like(t, -scale), -scale * c)
+        _, b, c, _, db, dc, cdc = self.like.coefficients(t)
+        return Coefficients(1 - b, b, scale * c, -db, db, scale * dc, scale * scale * cdc)

@@ -79,8 +79,11 @@ class Multistep:
         deep_points, deep_predictions = table.depth
         points = [x, *points[: deep_points - 1]]
         predictions = [asked, *predictions[: deep_predictions - 1]]
-        row = table.predict[i]
-        x = combined(row, points, predictions)
+        row, basis = table.predict[i], table.basis
+        if basis is None:
+            x = combined(row, points, predictions)
+        else:
+            x = basis.inverse(combined(row, [basis.forward(v) for v in points], [basis.forward(v) for v in predictions]))
         if row.s:
             noise = self._draws.rows("sampling noise", i, x.shape, first=self.first, device=x.device, dtype=x.dtype, ahead=True)
             x = x.add_(noise, alpha=row.s)
@@ -106,7 +109,7 @@ class Multistep:
         moved, x = None if answer.x is x else answer.x - x, answer.x
         if self.edit is not None and getattr(self.edit, "kind", kind) != kind:
             answer = self.field.path.prediction({self.edit.kind: self._edited(answer.of(self.edit.kind), x, t)}, x, times.each[i])
-        value = answer.drift(self.table.epsilon[i]) if kind == "drift" else answer.of(kind)
+        value = self.table.told(answer, i)
         return value if self.edit is None or getattr(self.edit, "kind", kind) != kind else self._edited(value, x, t), moved
 
     def _edited(self, value: Tensor, x: Tensor, t: float) -> Tensor:

@@ -164,14 +164,14 @@ def _askable_span(field: Field, rule: AdaptiveRungeKutta, edit: Edit | None) -> 
 def _askable(field: Field, rule: Rule | AdaptiveRungeKutta, times: Times, edit: Edit | None = None) -> Times:
     """`times`, moved a little inside the path where the network could not answer: a network that tells only noise at alpha = 0, where x is
     all noise, and one that tells only data (or has its data edited) at sigma = 0, where x is the data, if the rule asks there."""
-    if field.path.two_sided or getattr(field.path.schedule, "spectral", False):
+    if field.path.two_sided:
         return times
     t, kinds = times.t.tolist(), set(field.predicts)
     # Of noise at sigma = 0 neither data nor a velocity tells anything.
     blind = kinds == {"data"} or getattr(edit, "kind", None) == "data" or (getattr(rule, "kind", "") == "noise" and not kinds & {"noise", "score", "v"})
-    if not {"velocity", "data", "v"} & kinds and float(times.alpha[0]) == 0:
+    if not {"velocity", "data", "v"} & kinds and bool((times.alpha[0] == 0).any()):
         t[0] = min(INSIDE, 0.5 * t[1])
-    if blind and getattr(rule, "asks_at_end", False) and float(times.sigma[-1]) == 0:
+    if blind and getattr(rule, "asks_at_end", False) and bool((times.sigma[-1] == 0).any()):
         t[-1] = max(1 - INSIDE, 0.5 * (t[-2] + 1))
     return Times(field.path, t)
 

@@ -155,7 +155,7 @@ class StreamBatch:
         table, level, x = self.table, state.levels[row], state.x[row : row + 1]
         step = table.predict[level]
         answer = self.field.path.prediction({kind: value[row : row + 1] for kind, value in known.items()}, x, table.times.each[level])
-        value = answer.drift(table.epsilon[level]) if table.kind == "drift" else answer.of(table.kind)
+        value = table.told(answer, level)
         parts = [(weights[0], tensor) for weights, tensor in ((step.a, x), (step.w, value)) if weights and weights[0] != 0.0]
         moved = torch.zeros_like(x) if not parts else parts[0][1] * parts[0][0]
         for weight, tensor in parts[1:]:

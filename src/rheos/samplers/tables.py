@@ -19,11 +19,11 @@ from torch import Tensor
 
 from rheos.core import checks
 from rheos.core.files import load_json, save_json
-from rheos.paths import Path, Times
+from rheos.paths import Basis, Path, Prediction, Times
 
 __all__ = ["Number", "Row", "Rule", "Table", "planned", "same"]
 
-TABLE_KINDS = ("velocity", "noise", "data", "score", "drift")
+TABLE_KINDS = ("velocity", "noise", "data", "score", "drift", "residual")
 FORMAT = 1               # of files of tables
 LARGEST_RATIO = 1e3      # weights this large against their sum mean that a polynomial is extrapolated far beyond its nodes
 
@@ -101,8 +101,11 @@ class Table:
 
     times: the evaluation points and the end, one more than rows; they may stand still or turn between the stages of one step.
     kind: what the weights `w` multiply. predict: a row a field call. correct: rows that mend the point of the row beside them, or None;
-    their first weight belongs to the prediction at that point. epsilon: noise level a row, for the kind "drift". before: how many earlier
-    points, newest first, a run must be begun with beside its start (`Table.inverse` needs one).
+    their first weight belongs to the prediction at that point. epsilon: a number a row, for the kinds that join two predictions: "drift" is
+    velocity + epsilon score, "residual" is residual + epsilon noise. before: how many earlier points, newest first, a run must be begun with
+    beside its start (`Table.inverse` needs one).
+
+    On a path with a basis, numbers that differ by coordinate belong to the coordinates of the basis.
     """
 
     times: Times
@@ -144,6 +147,18 @@ class Table:
     def nfe(self) -> int:
         """Field calls a sample."""
         return len(self.predict)
+
+    def told(self, answer: Prediction, row: int) -> Tensor:
+        """What the weights of a row multiply, read off a field's answer."""
+        level = self.epsilon[row]
+        if self.kind == "drift":
+            return answer.drift(level)
+        return answer.residual + level * answer.noise if self.kind == "residual" and level else answer.of(self.kind)
+
+    @cached_property
+    def basis(self) -> Basis | None:
+        """The basis in which rows are applied: the path's, where numbers differ by coordinate."""
+        return None if self.event is None else self.times.path.basis
 
     @cached_property
     def mends(self) -> tuple[tuple[Number, ...] | None, ...]:

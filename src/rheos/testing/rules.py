@@ -138,7 +138,7 @@ def moments(table: Table) -> tuple[Tensor, Tensor]:
     def told(i: int, values: Tensor) -> Tensor:
         # An affine map is known by its values at 0 and at 1.
         answer = field(torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=F64), float(table.times.t[i]), at=table.times.each[i])
-        ends = answer.drift(table.epsilon[i]) if table.kind == "drift" else answer.of(table.kind)
+        ends = table.told(answer, i)
         out = values * (ends[1] - ends[0])
         out[0] += ends[0]
         return out

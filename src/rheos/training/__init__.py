@@ -2,6 +2,10 @@
 from rheos.training.averaging import Average
 from rheos.training.descent import Descent, DescentState
 from rheos.training.game import Game, GameState, Hook, Player
+from rheos.training.oscillation import FeatureOscillation, decoder_blocks, feature_norms
 from rheos.training.rates import Constant, Cosine, Linear
 
-__all__ = ["Average", "Constant", "Cosine", "Descent", "DescentState", "Game", "GameState", "Hook", "Linear", "Player"]
+__all__ = [
+    "Average", "Constant", "Cosine", "Descent", "DescentState", "FeatureOscillation", "Game", "GameState", "Hook", "Linear", "Player", "decoder_blocks",
+    "feature_norms",
+]

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from rheos.core import Draws
-from rheos.couplings import Independent, Paired
-from rheos.couplings.annealed import Annealed
+from rheos.couplings import Annealed, Independent, Paired
 from rheos.data import skewed, two_moons
 from rheos.testing.couplings import COUPLING_LINES, check_coupling
 from rheos.training import Cosine, Linear

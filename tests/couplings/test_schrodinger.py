@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rheos.core import Draws, StopWhen
-from rheos.couplings.brownian import BrownianBridge
-from rheos.couplings.schrodinger import Modes, Potential, SchrodingerBridge, drift, plan_logits, plan_means
+from rheos.couplings import SchrodingerBridge
+from rheos.couplings.schrodinger import Modes, Potential, drift, plan_logits, plan_means
 from rheos.data import GaussianMixture, skewed, two_moons
 from rheos.metrics import floor, sliced_w2
-from rheos.paths import Path, Times
+from rheos.paths import BrownianBridge, Path, Times
 from rheos.samplers import EulerMaruyama, RungeKutta, sample
 
 F = torch.float64

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from rheos.core import Draws
-from rheos.couplings import assignment
-from rheos.couplings.semi_discrete import SemiDiscrete
+from rheos.couplings import SemiDiscrete, assignment
 from rheos.data import skewed, two_moons
 
 F = torch.float64

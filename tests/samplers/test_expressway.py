@@ -3,13 +3,11 @@ import pytest
 import torch
 
 from rheos.core import Draws
-from rheos.couplings import Independent
-from rheos.couplings.semi_discrete import SemiDiscrete
+from rheos.couplings import Independent, SemiDiscrete
 from rheos.data import GaussianMixture, skewed, two_moons
 from rheos.metrics import sliced_w2
 from rheos.paths import ExactField, Field, Path, Times
-from rheos.samplers import AdaptiveRungeKutta, Euler, Exponential, RungeKutta, sample
-from rheos.samplers.expressway import Expressway
+from rheos.samplers import AdaptiveRungeKutta, Euler, Exponential, Expressway, RungeKutta, sample
 
 F = torch.float64
 PATH = Path.linear()

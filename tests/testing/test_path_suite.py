@@ -9,7 +9,7 @@ from rheos.core import Draws
 from rheos.data import GaussianMixture, skewed, two_moons
 from rheos.guidance import classifier_free
 from rheos.nets import ResidualMLP
-from rheos.paths import VP, Coefficients, ExactField, Field, Fourier2d, Gaussian, Linear, Path, Prediction, Student
+from rheos.paths import VP, BrownianBridge, Coefficients, ExactField, Field, Fourier2d, Gaussian, Linear, Path, Prediction, Student
 from rheos.testing import FIELD_LINES, PATH_LINES, check_field, check_path, rule_paths
 
 F64 = torch.float64
@@ -33,7 +33,7 @@ class Fading:
 PATHS = rule_paths() | {
     "trigonometric": Path.interpolant("sin2", "trigonometric"), "own": Path.interpolant(lambda t: t * t * (1 - t)),
     "student": Path.linear(noise=Student(7.0)), "student edm": Path.edm(0.01, 40.0, noise=Student(16.0)),
-    "one basis": Path(Linear(), basis=Fourier2d()), "fading": Path(Fading(), basis=Fourier2d()),
+    "brownian": Path(BrownianBridge(0.3)), "one basis": Path(Linear(), basis=Fourier2d()), "fading": Path(Fading(), basis=Fourier2d()),
 }
 
 

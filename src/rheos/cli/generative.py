@@ -12,7 +12,7 @@ from rheos.cli.drawing import check_disk, draw, suffixes
 from rheos.cli.errors import Failure, Usage
 from rheos.cli.options import check_memory, place, seconds, slug
 from rheos.cli.rules import RULE_NAMES, rule_named
-from rheos.cli.runs import PATHS, PREDICTS, Run, Stopped, check_writable, find_model, found_well, learn, one_thread, refuse_with_resume, versions
+from rheos.cli.runs import PREDICTS, Run, Stopped, check_writable, find_model, learn, loaded, one_thread, refuse_with_resume, versions
 
 if TYPE_CHECKING:
     from rheos.cli.quality import Quality
@@ -41,6 +41,7 @@ def _place(text: str, default: str | None = None):
 
 def train(
     data: Annotated[str | None, typer.Argument(help="A name that `rheos data` lists, a folder of images, or a file: .npy .npz .csv .parquet .h5 .txt")] = None,
+    to: Annotated[str | None, typer.Argument(help="With --path bridge: the data to carry DATA over to.", show_default=False)] = None,
     out: Annotated[Path | None, _place("Folder for the run.")] = None,
     resume: Annotated[Path | None, _place("Go on with the run in this folder, to the same end as if it had never stopped.")] = None,
     budget: Annotated[float | None, typer.Option(help="Time to train, as 90s, 10m or 1h30m: as many steps as fit into it, by timing a few.",
@@ -68,8 +69,12 @@ def train(
     width: Annotated[int | None, _option("Features of the network.", "by the network")] = None,
     depth: Annotated[int | None, _option("Blocks of the network.", "by the network")] = None,
     dropout: Annotated[float | None, _option("Share of features dropped while learning.", "0.1 in an mlp, else 0")] = None,
-    path: Annotated[str | None, _option(f"How noise becomes data: {', '.join(PATHS[:-1])} or {PATHS[-1]} (of least energy for this data).", "linear")] = None,
-    coupling: Annotated[str | None, _option("Which noise goes with which data: independent, or ot, paired in each minibatch.", "independent")] = None,
+    path: Annotated[str | None, _option("How noise becomes data: linear, cosine, vp, ve, edm, kinetic (of least energy for this data), shortest (images), "
+                                        "student:128 (heavy tails), masked (text, tables), residual (see --task), bridge (from DATA to TO).", "linear")] = None,
+    task: Annotated[str | None, _option("With --path residual: what it learns to undo: superres:4, inpaint:0.5 or colour.",
+                                        "none, it draws from noise")] = None,
+    coupling: Annotated[str | None, _option("Which noise, or row of DATA, goes with which data: independent; ot, near ones in each minibatch; "
+                                            "paired, row by row (bridge only).", "independent")] = None,
     predicts: Annotated[str | None, _option(f"What the network returns: {', '.join(PREDICTS[:-1])} or {PREDICTS[-1]}; left out, what suits the path.")] = None,
     drop_condition: Annotated[float | None, _option("Share of rows learned without their condition, which guidance needs.", "0.1")] = None,
     seed: Annotated[int | None, _option("Of everything random.", "0")] = None,
@@ -84,7 +89,8 @@ def train(
     Example: rheos train photos/ --size 32 --budget 10m --out run
     """
     given = {"steps": steps, "condition": condition, "net": net, "batch": batch, "accumulate": accumulate, "rate": rate, "schedule": schedule,
-             "decay": decay, "clip": clip, "width": width, "depth": depth, "dropout": dropout, "path": path, "coupling": coupling, "predicts": predicts,
+             "decay": decay, "clip": clip, "width": width, "depth": depth, "dropout": dropout, "path": path, "task": task, "coupling": coupling,
+             "predicts": predicts,
              "drop_condition": drop_condition, "seed": seed, "every": every, "device": device, "precision": precision, "compile": compile_ or None}
     reading = {"label": label, "caption": caption, "size": size, "fit": fit, "alpha": alpha, "columns": columns, "missing": missing, "scale": scale,
                "key": key, "length": length}
@@ -93,7 +99,7 @@ def train(
 
         require("tensorboard", extra="interop")
     if resume is not None:
-        refuse_with_resume({"DATA": data, "--out": out, "--budget": budget, "--held-out": held_out,
+        refuse_with_resume({"DATA": data, "TO": to, "--out": out, "--budget": budget, "--held-out": held_out,
                             **{f"--{name.replace('_', '-')}": value for name, value in (given | reading).items()}})
         run = Run.open(resume)
         _tell_versions(run)
@@ -105,7 +111,8 @@ def train(
             raise Usage("--out is missing: the folder for the run")
         if budget is not None and steps is not None:
             raise Usage("--budget chooses the steps, so leave out --steps")
-        run, prepared = Run.begin(out, data, given, held_out=held_out, reading=reading, budget=budget)
+        name, source = (data, None) if to is None else (to, data)
+        run, prepared = Run.begin(out, name, given, held_out=held_out, reading=reading, budget=budget, source=source)
         if budget is not None:
             typer.echo(f"{run.steps:,} steps should fit into {budget:g} s", err=True)
     _train(run, prepared, tensorboard)
@@ -135,6 +142,8 @@ def sample(
     rule: Annotated[str | None, _option(f"One of {', '.join(RULE_NAMES)}.", "default")] = None,
     steps: Annotated[int | None, _option("Steps: one field call each, two for heun, four for rk4; plms makes one more, rk45 chooses its own.", "20")] = None,
     table: Annotated[Path | None, _place("A table that rheos tune made, in place of --rule and --steps.")] = None,
+    source: Annotated[str | None, _option("Models from one domain to another: the data whose rows are carried over, in their order.",
+                                          "held-out rows of the run, drawn at random")] = None,
     seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
     out: Annotated[Path | None, _place("A .npy file, .png for images, .csv for tables, .txt for texts.", "samples/ in the folder")] = None,
     device: Annotated[str, typer.Option(help=DEVICES)] = "auto",
@@ -145,22 +154,28 @@ def sample(
     """
     if table is not None and (rule is not None or steps is not None):
         raise Usage("--table brings its own rule and times: leave --rule and --steps out")
-    _sample(run, n, cond, guidance, "default" if rule is None else rule, 20 if steps is None else steps, seed, out, device, table)
+    _sample(run, n, cond, guidance, "default" if rule is None else rule, steps, seed, out, device, table, source)
 
 
-def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule: str, steps: int, seed: int, out: Path | None, device: str,
-            table: Path | None = None) -> list[Path]:
+def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule: str, steps: int | None, seed: int, out: Path | None, device: str,
+            table: Path | None = None, source: str | None = None) -> list[Path]:
     if guidance is not None and cond is None:
         raise Usage("--guidance needs a class or a caption: add --cond, or leave it out")
     chosen = rule_named(rule) if table is None else _table(table, guidance, folder)
-    place, samples = find_model(folder)
+    find_model(folder)
     from rheos.core import checks
-    from rheos.models import load, pick_device
+    from rheos.models import MaskedModel, pick_device
 
     checks.integer("n", n, least=1)
     one_thread()
-    with found_well():
-        model = load(place)
+    model, samples = loaded(folder)
+    masked = isinstance(model, MaskedModel)
+    if masked and (rule != "default" or table is not None):
+        raise Usage("--rule and --table belong to flows; this model shows hidden tokens one after the other, in at most --steps network calls")
+    if not masked:
+        steps = 20 if steps is None else steps
+    if source is not None:
+        n = _sources_from(source, model, n)
     kinds = suffixes(model)
     if out is not None and out.suffix not in kinds:
         if out.suffix == ".png":
@@ -171,16 +186,34 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
     if asked and model.condition == "label" and asked[0].removeprefix("-").isdecimal():
         asked = [f"class{asked[0]}"]
     asked += [] if guidance is None else [f"guidance{guidance:g}"]
-    how = [rule, f"{steps}steps"] if table is None else [f"table{table.stem}"]
+    how = [f"table{table.stem}"] if table is not None else [rule] + ([] if steps is None else [f"{steps}steps"])
+    if source is not None:
+        asked = [f"from{slug(Path(source).stem)}", *asked]
     name = "-".join([f"n{n}", *asked, *how, f"seed{seed}"])
     files = [out] if out is not None else [samples / f"{name}{kind}" for kind in (kinds if model.encoding is None else kinds[:1])]
     for file in files:
         check_writable(file)
     check_disk(n, model, files)
-    files = draw(model.to(pick_device(device)), n, files, cond=cond, guidance=guidance, rule=chosen, steps=steps, seed=seed)
+    rule_of_flow = {} if masked else {"rule": chosen}
+    files = draw(model.to(pick_device(device)), n, files, cond=cond, guidance=guidance, steps=steps, seed=seed, **rule_of_flow)
     what = f"samples of shape {tuple(model.event)}" if model.encoding is None else "samples"
     typer.echo(f"{n} {what} are in {' and '.join(map(str, files))}")
     return files
+
+
+def _sources_from(source: str, model: Model, n: int) -> int:
+    """Let the model begin at the first `n` rows of `source`, in their order; gives how many there are."""
+    from rheos.data import Dataset
+    from rheos.data import load as load_data
+
+    if getattr(model, "source", None) is None:
+        raise Usage("--source needs a model that carries one domain to another; this one begins at noise")
+    found = load_data(source)
+    if not isinstance(found, Dataset) or tuple(found.event) != tuple(model.event):
+        raise Usage(f"--source {source} must hold rows of shape {tuple(model.event)}, as the model's samples have")
+    rows = found.x[:n]
+    model.sources, model.in_order = rows, True
+    return len(rows)
 
 
 def _table(file: Path, guidance: float | None, run: Path) -> Table:
@@ -222,14 +255,13 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
     find_model(folder)
     check_writable(out)
     from rheos.cli.pages import page
-    from rheos.cli.quality import DRAWS, class_grid, mapped, measure, pictured
+    from rheos.cli.quality import DRAWS, TRANSLATED, carried_over, class_grid, mapped, measure, pictured
     from rheos.core.files import save_json, write_bytes
-    from rheos.models import load, pick_device
+    from rheos.models import pick_device
 
     one_thread()
     cpu, wall = time.process_time(), time.monotonic()
-    with found_well():
-        model = load(run.model)
+    model = loaded(folder)[0]
     if n is not None:
         check_memory("--n", n, model.event, DRAWS)
     data, rows = run.dataset(), run.rows()
@@ -243,7 +275,7 @@ def _report(folder: Path, n: int | None, out: Path | None, seed: int, device: st
         "report_cpu_seconds": round(time.process_time() - cpu, 3), "report_wall_seconds": round(time.monotonic() - wall, 3),
     }
     now = versions()
-    content = page(run, data, quality, grid, rows, cost, now)
+    content = page(run, data, quality, grid, rows, cost, now, carried_over(model, data, run.starts(), TRANSLATED, seed) if pictured(data) else None)
     save_json(out.with_suffix(".json"), {
         "format": 1, "run": str(run.folder), "data": run.data, "settings": run.settings, "versions": {"run": run.versions, "report": now},
         "machine": run.machine, "command": run.command, "seed": seed, "cost": cost, "quality": quality.to_json(),
@@ -292,6 +324,6 @@ def demo(
         except Stopped as stopped:
             raise Stopped(str(stopped).replace(f"rheos train --resume {out}", f"rheos demo --out {out}")) from None
     typer.echo("2 of 3: drawing samples")
-    _sample(out, 64, None, None, "default", 20, run.settings["seed"], None, "auto")
+    _sample(out, 64, None, None, "default", None, run.settings["seed"], None, "auto")
     typer.echo("3 of 3: writing the report")
     typer.echo(_report(out, None, None, run.settings["seed"], "auto"))

@@ -1,6 +1,7 @@
 """The report: one HTML page that needs nothing else, for people. Numbers come from `quality`, pictures from `figures` and `images`."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -52,13 +53,15 @@ pre { background: var(--page); border: 1px solid var(--line); border-radius: 8px
 
 
 def page(run: Run, data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | list[str] | None, Tensor] | None,
-         rows: Sequence[dict[str, float]], cost: dict[str, Any], versions: dict[str, str]) -> str:
-    """The whole page. grid: what `quality.class_grid` found, for data that are images. cost: what the training and this report took."""
+         rows: Sequence[dict[str, float]], cost: dict[str, Any], versions: dict[str, str],
+         carried: tuple[Tensor, Tensor, Tensor | None] | None = None) -> str:
+    """The whole page. grid: what `quality.class_grid` found, for data that are images. cost: what the training and this report took.
+    carried: what `quality.carried_over` made, of models between two domains."""
     known = "held-out data" if quality.held_out else "training data"
     title = f"A generative flow of {'handwritten digits' if _what(data) == 'digits' else data.name}"
     parts = [
-        f"<h1>{escape(title)}</h1>", f"<p class=lead>{_summary(run, data, quality, cost)}</p>", _tiles(quality, cost), _samples(data, quality, grid),
-        _texts(quality), _distances(data, quality), f"<div class=two>{_chart(quality)}{_training(rows)}</div>", _memory(data, quality),
+        f"<h1>{escape(title)}</h1>", f"<p class=lead>{_summary(run, data, quality, cost)}</p>", _tiles(quality, cost), _carried(run, data, carried),
+        _samples(data, quality, grid), _texts(quality), _distances(data, quality), f"<div class=two>{_chart(quality)}{_training(rows)}</div>", _memory(data, quality),
         column_section(quality.table, known), _cost(run, cost), _reproduce(run, versions), _card(data),
     ]
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -113,6 +116,26 @@ def _tiles(quality: Quality, cost: dict[str, Any]) -> str:
         tiles.append((_seconds(cost["training_cpu_seconds"]), "of CPU time for the training", ""))
     shown = "".join(f'<div class=tile><b class="{kind}">{value}</b><span>{escape(label)}</span></div>' for value, label, kind in tiles)
     return f"<div class=tiles>{shown}</div>"
+
+
+def _carried(run: Run, data: Dataset, carried: tuple[Tensor, Tensor, Tensor | None] | None) -> str:
+    """Rows of the source above what they become and, of pairs, above what they belong to."""
+    if carried is None:
+        return ""
+    import torch
+
+    shown_as, known = _shown(data), carried[2] is not None
+    rows = torch.cat([part for part in carried if part is not None])
+    said = f" Below them the {_what(data)} that they belong to." if known else ""
+    error = ""
+    if known:
+        low, high = data.bounds
+        level = lambda x: 10 * math.log10((high - low) ** 2 / max(float((x - carried[2]).square().mean()), 1e-12))
+        error = f" Of these, the first row is at {level(carried[0]):.1f} dB from the third, the second at {level(carried[1]):.1f} dB."
+    origin = escape(str(run.data.get("source") or run.settings.get("task") or "the source"))
+    return (f"<section><h2>From one to the other</h2><p class=soft>Above, the first held-out rows of {origin}; below, what the model makes of "
+            f"each.{said}{error}</p>"
+            f'<img class=sheet src="{data_uri(png(sheet(shown_as(rows), len(carried[0]))))}" alt="rows of the source and what they become"></section>')
 
 
 def _samples(data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor | list[str] | None, Tensor] | None) -> str:

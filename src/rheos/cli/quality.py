@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from rheos.data import Dataset
     from rheos.models import Model
 
-__all__ = ["CALLS", "CHART_CALLS", "CHART_RULES", "DRAWS", "LEAST_RATIO", "RAW", "Distance", "Quality", "Shares", "class_grid", "draw_conditions",
-           "draw_labels", "mapped", "measure", "pictured"]
+__all__ = [
+    "CALLS", "CHART_CALLS", "CHART_RULES", "DRAWS", "LEAST_RATIO", "RAW", "TRANSLATED", "Distance", "Quality", "Shares", "carried_over", "class_grid",
+    "draw_conditions", "draw_labels", "mapped", "measure", "pictured",
+]
 
 DRAWS = 3                                   # seeds over which model and Gaussian are averaged, where that is affordable; otherwise one
 CALLS = 20                                  # field calls a sample for all figures but the chart
+TRANSLATED = 12                             # rows of one domain shown beside what they become
 CHART_CALLS = (2, 3, 5, 8, 12, 20)
 CHART_RULES = ("default", "euler", "ddim", "dpm++2", "deis")
 MOST_ROWS, MOST_SEEN = 5000, 2000           # rows on either side; the same where a network must look at every one
@@ -193,6 +196,15 @@ def class_grid(model: Model, data: Dataset, each: int, seed: int, most: int = 20
     return samples, shown, nearest(view(samples), view(data.x))[1]
 
 
+def carried_over(model: Model, data: Dataset, starts: Tensor | None, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """(rows of the source, what the model makes of them, the rows they belong to if pairs are known), the first `count` of those held out."""
+    if starts is None:
+        return None
+    judged = (data if data.held_out is None else data.held_out).x
+    known = len(judged) == len(starts) and (model.card.get("paired", False))
+    return starts[:count], model.translate(starts[:count], steps=CALLS, seed=seed).cpu(), judged[:count] if known else None
+
+
 @dataclass(frozen=True)
 class Seen:
     """A set of events as the distances see it."""
@@ -297,6 +309,8 @@ def measure(model: Model, data: Dataset, *, n: int | None = None, seed: int = 0,
     told("finding nearest training rows")
     few = max(LEAST_CHARTED, int(NEAR_SECONDS * PAIRS_A_SECOND / data.x.numel()))
     found.near, found.near_held_out = nearest(scaled(drawn[0][:few]), scaled(data.x))[0], nearest(scaled(_spaced(judge, few)), scaled(data.x))[0]
+    if not hasattr(model.field, "path") or not hasattr(model.field, "predicts"):
+        return found                # no solver, so no rules to compare
     first = next(iter(metrics.values()))
     found.chart_rows = _charted(n, call, look)
     found.chart_floor = float(first(floor.first(found.chart_rows), truth))

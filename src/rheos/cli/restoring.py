@@ -10,14 +10,14 @@ import typer
 
 from rheos.cli.errors import Failure, Usage
 from rheos.cli.options import place
-from rheos.cli.runs import Run, check_writable, find_model, found_well, one_thread
+from rheos.cli.runs import Run, check_writable, draws_from_noise, find_model, found_well, one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rheos.models import Model
 
-__all__ = ["restore"]
+__all__ = ["operator_of", "restore"]
 
 TASKS = ("inpaint", "superres", "colour")
 METHODS = ("steered", "project", "flowchef")
@@ -79,9 +79,11 @@ def restore(
     one_thread()
     with found_well():
         model = load(where)
+    if not draws_from_noise(model):
+        raise Usage("restore paints with models that draw from noise by a flow, and this is none")
     if not is_image(model.event, model.transform.bounds) or len(model.event) != 3 or model.event[0] not in (1, 3):
         raise Usage(f"restore works on models of grey or colour images, channels first; this one's samples have shape {model.event}")
-    operator = _operator(task, model.event, mask, 0.5 if hole is None else hole, 2 if factor is None else factor)
+    operator = operator_of(task, model.event, mask, 0.5 if hole is None else hole, 2 if factor is None else factor)
     truth = None
     if images is None:
         held_out = Run.open(run).dataset().held_out if (run / "run.toml").is_file() else None
@@ -98,7 +100,7 @@ def restore(
     typer.echo(f"{len(made)} images are in {files[0]} and {files[1]}")
 
 
-def _operator(task: str, event: tuple[int, ...], mask: Path | None, hole: float, factor: int) -> Any:
+def operator_of(task: str, event: tuple[int, ...], mask: Path | None, hole: float, factor: int) -> Any:
     """What the task leaves of an image."""
     import torch
 

@@ -9,7 +9,7 @@ import typer
 
 from rheos.cli.errors import Usage
 from rheos.cli.options import check_memory, place, slug
-from rheos.cli.runs import check_writable, find_model, found_well, one_thread
+from rheos.cli.runs import check_writable, draws_from_noise, find_model, found_well, one_thread
 
 __all__ = ["tune"]
 
@@ -56,11 +56,11 @@ def tune(
     one_thread()
     with found_well():
         model = load(where)
+    if not draws_from_noise(model):
+        raise Usage("tune makes tables for models that draw from noise by a flow, and this is none")
     model.to(pick_device(device))
     check_memory("--starts", starts, model.event, fine + 2)
     like, path = model.field.like, model.field.path
-    if path.two_sided:
-        raise Usage("tables are made for models that begin at noise; this one begins at data")
     asked = model.classes_as_in_the_data(starts, seed=seed) if cond is None and guidance is None else model.conditions.tensor(cond, starts)
     start = path.prior((starts, *model.event), seed=seed, dtype=like.dtype, device=like.device)
     reference = Reference.of(model.field, start, cond=asked, guidance=guidance, fine=fine, watch=[Progress("reference")])

@@ -6,7 +6,10 @@ from rheos.couplings.paired import Paired
 from rheos.couplings.pairs import Coupling, Pair
 from rheos.couplings.plans import Entropic, assignment, entropic
 from rheos.couplings.reflow import Reflow
+from rheos.couplings.schrodinger import Conditional, SchrodingerBridge
+from rheos.couplings.semi_discrete import Continued, SemiDiscrete
 
 __all__ = [
-    "Annealed", "Coupling", "Entropic", "Independent", "MinibatchOT", "Pair", "Paired", "Reflow", "assignment", "entropic",
+    "Annealed", "Conditional", "Continued", "Coupling", "Entropic", "Independent", "MinibatchOT", "Pair", "Paired", "Reflow", "SchrodingerBridge",
+    "SemiDiscrete", "assignment", "entropic",
 ]

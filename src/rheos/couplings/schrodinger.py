@@ -29,7 +29,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
-from rheos.couplings.brownian import BrownianBridge
 from rheos.couplings.independent import Independent
 from rheos.couplings.pairs import Pair, checked_law, mean_cost
 from rheos.paths import Field, Path
@@ -234,7 +233,7 @@ class SchrodingerBridge:
     @property
     def path(self) -> Path:
         """x_t given both ends: a Brownian bridge of variance epsilon."""
-        return Path(BrownianBridge(self.epsilon))
+        return Path.brownian(self.epsilon)
 
     def fit(self, steps: int = 3000, batch: int = 256, rate: float | None = None, *, seed: int | Draws = 0, watch: Iterable[Watcher] = (),
             **settings: Any) -> SchrodingerBridge:

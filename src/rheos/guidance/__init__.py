@@ -16,12 +16,13 @@ from rheos.guidance.search import BestOf, Found, OverPaths, PathSearch, PathSear
 from rheos.guidance.steered import steered
 from rheos.guidance.tilt import Reward, Tilted, Weighed, tilt
 from rheos.guidance.time_travel import Nudging, Overwrite, Steering, TimeTravel, TimeTravelState, travel, travelled
+from rheos.guidance.variance_filter import Filtered, RandomFilter, VarianceFilter
 
 __all__ = [
-    "BestOf", "Blur", "Boundary", "ClassifierFree", "ClassifierGuided", "CyclicOneWay", "Dense", "FeynmanKac", "FeynmanKacState", "Found", "Grey", "Known",
-    "Latents", "LinearOperator", "Mask", "MinorityGuidance", "Misfit", "NoisyClassifier", "Nudge", "Nudging", "OverPaths", "Overwrite", "PathSearch",
-    "PathSearchState", "Pool", "Projection", "Projections", "RepeatedSampling", "ResidualCFG", "Reward", "Solved", "StartSearch", "StartSearchState",
-    "Steering", "Tilted", "TimeTravel", "TimeTravelState", "Weighed", "Weighing", "ZeroOrder", "best_boundary", "boundary_scores", "classifier_free",
-    "effective_size", "flow_chef", "minority_score", "project", "repaint", "rms_distance", "sample_tilted", "search", "steered", "systematic", "tilt",
-    "travel", "travelled",
+    "BestOf", "Blur", "Boundary", "ClassifierFree", "ClassifierGuided", "CyclicOneWay", "Dense", "FeynmanKac", "FeynmanKacState", "Filtered", "Found", "Grey",
+    "Known", "Latents", "LinearOperator", "Mask", "MinorityGuidance", "Misfit", "NoisyClassifier", "Nudge", "Nudging", "OverPaths", "Overwrite", "PathSearch",
+    "PathSearchState", "Pool", "Projection", "Projections", "RandomFilter", "RepeatedSampling", "ResidualCFG", "Reward", "Solved", "StartSearch",
+    "StartSearchState", "Steering", "Tilted", "TimeTravel", "TimeTravelState", "VarianceFilter", "Weighed", "Weighing", "ZeroOrder", "best_boundary",
+    "boundary_scores", "classifier_free", "effective_size", "flow_chef", "minority_score", "project", "repaint", "rms_distance", "sample_tilted", "search",
+    "steered", "systematic", "tilt", "travel", "travelled",
 ]

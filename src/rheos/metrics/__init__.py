@@ -10,17 +10,19 @@ from rheos.metrics.image_features import ImageFeatures, channel_axis, image_feat
 from rheos.metrics.kernels import RBF, Kernel, Polynomial, energy, mmd
 from rheos.metrics.neighbours import nearest
 from rheos.metrics.ngrams import ngram_distance
+from rheos.metrics.off_mode import hallucinated, hallucination
 from rheos.metrics.repeated import PowerLaw, coverage_at, fit_power_law, pass_at_k
 from rheos.metrics.sets import frechet, sliced_w2
 from rheos.metrics.spectrum import power_spectrum
 from rheos.metrics.tables import associations, category_distance, correlation_error, number_distance
 from rheos.metrics.tokens import token_entropy
+from rheos.metrics.trajectory_variance import TrajectoryVariance
 from rheos.metrics.transport import sinkhorn, wasserstein
 
 __all__ = [
     "RBF", "ColourFeatures", "DensityCoverage", "DigitFeatures", "Floor", "GreyFeatures", "ImageFeatures", "Kernel", "Polynomial", "PowerLaw",
-    "PrecisionRecall", "associations", "category_distance", "channel_axis", "classifier_two_sample", "colour_features", "correlation_error", "coverage_at",
-    "density_coverage", "digit_features", "energy", "fit_power_law", "floor", "frechet", "gaussian_fit", "grey_features", "hausdorff", "image_features",
-    "mmd", "nearest", "ngram_distance", "number_distance", "pass_at_k", "power_spectrum", "precision_recall", "sinkhorn", "sliced_w2", "token_entropy",
-    "wasserstein",
+    "PrecisionRecall", "TrajectoryVariance", "associations", "category_distance", "channel_axis", "classifier_two_sample", "colour_features",
+    "correlation_error", "coverage_at", "density_coverage", "digit_features", "energy", "fit_power_law", "floor", "frechet", "gaussian_fit", "grey_features",
+    "hallucinated", "hallucination", "hausdorff", "image_features", "mmd", "nearest", "ngram_distance", "number_distance", "pass_at_k", "power_spectrum",
+    "precision_recall", "sinkhorn", "sliced_w2", "token_entropy", "wasserstein",
 ]

@@ -4,8 +4,10 @@ from rheos.models.devices import pick_device
 from rheos.models.learn import Training, steps_within, train
 from rheos.models.masked import MaskedModel, MaskedTraining, train_masked
 from rheos.models.model import Model, load
+from rheos.models.recursion import Generation, recursive_training
 from rheos.models.transforms import Standardise
 
 __all__ = [
-    "Conditions", "MaskedModel", "MaskedTraining", "Model", "Standardise", "Training", "load", "pick_device", "steps_within", "train", "train_masked",
+    "Conditions", "Generation", "MaskedModel", "MaskedTraining", "Model", "Standardise", "Training", "load", "pick_device", "recursive_training",
+    "steps_within", "train", "train_masked",
 ]

@@ -164,6 +164,8 @@ class Training:
         if isinstance(data, Dataset):
             card |= {"meaning": data.meaning, "licence": data.licence, "source": data.source}
         card["condition"] = conditions.kind
+        if x0 is not None and isinstance(pairs, Paired):
+            card["paired"] = True
         checks.between("drop_condition", drop_condition, 0.0, 1.0, high_open=True)
         if conditions.kind == "label":
             card["class_counts"] = torch.bincount(cond.cpu(), minlength=conditions.classes).tolist()
@@ -255,11 +257,13 @@ def train(
     every `every` steps; with `resume` the run goes on from the last one there, if data and settings are the same, and ends where the
     uninterrupted run would have ended, bit for bit (a budget is measured anew, so give the steps to resume).
     settings: path (Path.linear()), source (for two-sided paths: a Dataset or tensor of the domain to come from, or a function that degrades
-    rows of the data, which are then learned back; a residual path without one begins at zeros), predicts ("velocity"; "v" on paths at whose start a velocity hardly tells the data; residual and noise on two-sided ones), unit_input (False),
-    coupling (Independent; it is called with the rows and cond), when (LogitNormal()), condition ("label", "caption", "none", or "auto": the
-    first of them that the data have), batch (64 for a U-Net or a transformer, else 256), rate (2e-3; transformer 1e-3), schedule of the rate
-    ("cosine" to 0, "linear", "constant"), width, depth, dropout (the network's own), drop_condition (0.1), decay of the averaged weights
-    (0.999), clip (1.0), accumulate (1), seed (0), device ("auto"), precision ("fp32" or "bf16"), compile (False). Paths whose noise outgrows
+    rows of the data, which are then learned back; a residual path without one begins at zeros), predicts ("velocity"; "v" on paths at whose
+    start a velocity hardly tells the data; residual and noise on two-sided ones), unit_input (False), coupling (Independent; it is called with
+    the rows and cond, on two-sided paths with rows, source and cond), when (LogitNormal(), Uniform() on two-sided paths), condition ("label",
+    "caption", "none", or "auto": the first of them that the data have, none on two-sided paths), batch (64 for a U-Net or a transformer, else
+    256), rate (2e-3; transformer 1e-3), schedule of the rate ("cosine" to 0, "linear", "constant"), width, depth, dropout (the network's own),
+    drop_condition (0.1), decay of the averaged weights (0.999), clip (1.0), accumulate (1), seed (0), device ("auto"), precision ("fp32" or
+    "bf16"), compile (False). Paths whose noise outgrows
     the data (VE, EDM) have other defaults: unit_input True with "v", when LogNormal(-0.5, 1.2), which is EDM's preconditioning and law of
     noise levels for data of variance 1. watch: watchers of the run.
 

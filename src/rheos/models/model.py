@@ -32,12 +32,13 @@ class Model:
     field: the averaged network on its path. transform: from the user's units to the network's and back. event: shape of one sample.
     conditions: what it can be asked for. encoding: what its rows stand for where the data were not arrays (a table's columns, text), or None.
     card: what it is: data, settings, figures (JSON-able). source: on a two-sided path, from the source's own units to the network's; None if it
-    begins at zeros. `sources` (rows, *event), which may be set, are what `sample` begins at where it is given none.
+    begins at zeros. `sources` (rows, *event), which may be set, are what `sample` begins at where it is given none: rows drawn at random, or,
+    with `in_order`, one after the other.
     """
 
     def __init__(self, field: Field, transform: Standardise, event: tuple[int, ...], *, conditions: Conditions | None = None,
                  encoding: Encoding | None = None, card: dict | None = None, source: Standardise | None = None):
-        self.source, self.sources = source, None
+        self.source, self.sources, self.in_order = source, None, False
         self.field, self.transform, self.event = field, transform, tuple(checks.integer("event", size, least=1) for size in event)
         self.conditions, self.encoding = Conditions() if conditions is None else conditions, encoding
         if card is not None and not isinstance(card, dict):
@@ -112,6 +113,8 @@ class Model:
         if rows is None:
             raise ValueError("sources must be given: this model carries rows of one domain to another, see translate")
         checks.shape_of("sources", checks.finite("sources", rows), (None, *self.event))
+        if self.in_order and sources is None:
+            return rows[torch.arange(first, first + n) % len(rows)]
         u = Draws.of(seed).uniform("source of samples", 0, (n,), first=first, dtype=torch.float64)
         return rows[(u * len(rows)).long().clamp(max=len(rows) - 1)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rheos.core import checks
 from rheos.paths import Path, PathPoint
 
-__all__ = ["L2", "Metric", "OnData", "Perceptual", "PerceptualHuber", "PointMetric", "PseudoHuber"]
+__all__ = ["L1", "L2", "Metric", "OnData", "Perceptual", "PerceptualHuber", "PointMetric", "PseudoHuber"]
 
 STRAIGHT = (Path.linear(), Path.interpolant("none"))       # x_t = (1 - t) x0 + t x1, so that the velocity is x1 - x0 throughout
 
@@ -30,6 +30,14 @@ class PointMetric(Protocol):
     predicts `kind` says at `point`."""
 
     def on(self, point: PathPoint, kind: str, answer: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class L1:
+    """The absolute difference, entry by entry: large errors weigh no more than their size, and the best answer is the median."""
+
+    def __call__(self, answer: Inexact[Tensor, "batch *event"], target: Inexact[Tensor, "batch *event"]) -> Tensor:
+        return (answer - target).abs()
 
 
 @dataclass(frozen=True)

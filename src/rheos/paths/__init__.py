@@ -7,12 +7,14 @@ from rheos.paths.kinetic import Arc, KineticOptimal, Separation
 from rheos.paths.masked import MaskedPath
 from rheos.paths.masked_field import GuidedTokens, MaskedField
 from rheos.paths.noise import Gaussian, NoiseLaw, Student
+from rheos.paths.offset_noise import Offset
 from rheos.paths.path import Path, PathPoint
 from rheos.paths.predictions import KINDS, Prediction
-from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Residual, Schedule
+from rheos.paths.schedules import EDM, VE, VP, BrownianBridge, Coefficients, Cosine, Interpolant, Linear, Residual, Schedule
 from rheos.paths.separation import data_separation, kinetic_energy
 from rheos.paths.shortest import Shortest, fisher_length, fisher_times
 from rheos.paths.snr_matching import Matched, matched
+from rheos.paths.terminal import TerminalGap, scaled_linear, terminal_gap, zero_terminal_snr
 from rheos.paths.times import LAM, QUADRATIC, RHO, RHO7, SQRT_U, Clock, T, Times, U
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Arc",
     "Basis",
     "Betas",
+    "BrownianBridge",
     "Clock",
     "Coefficients",
     "Cosine",
@@ -43,6 +46,7 @@ __all__ = [
     "MaskedPath",
     "Matched",
     "NoiseLaw",
+    "Offset",
     "Path",
     "PathPoint",
     "Prediction",
@@ -52,6 +56,7 @@ __all__ = [
     "Shortest",
     "Student",
     "T",
+    "TerminalGap",
     "Times",
     "U",
     "data_separation",
@@ -59,4 +64,7 @@ __all__ = [
     "fisher_times",
     "kinetic_energy",
     "matched",
+    "scaled_linear",
+    "terminal_gap",
+    "zero_terminal_snr",
 ]

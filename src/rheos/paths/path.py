@@ -17,7 +17,7 @@ from rheos.paths.discrete import Betas
 from rheos.paths.kinetic import KineticOptimal, Separation
 from rheos.paths.noise import GAUSSIAN, NoiseLaw, Student
 from rheos.paths.predictions import KINDS, Prediction, shaped
-from rheos.paths.schedules import EDM, VE, VP, Coefficients, Cosine, Interpolant, Linear, Residual, Schedule
+from rheos.paths.schedules import EDM, VE, VP, BrownianBridge, Coefficients, Cosine, Interpolant, Linear, Residual, Schedule
 from rheos.paths.shortest import Shortest
 
 __all__ = ["Path", "PathPoint"]
@@ -141,6 +141,11 @@ class Path:
         return cls(Interpolant(gamma, mixing))
 
     @classmethod
+    def brownian(cls, epsilon: float) -> Path:
+        """Two-sided: between its ends a Brownian motion of variance `epsilon` at time 1; the path of a Schrödinger bridge."""
+        return cls(BrownianBridge(epsilon))
+
+    @classmethod
     def residual(cls, noise_scale: float = 0.1, *, like: Schedule | None = None) -> Path:
         """Two-sided, from degraded data and noise of `noise_scale` to clean data; learn it with `predicts=("residual", "noise")`.
 
@@ -239,10 +244,10 @@ class Path:
         spectral = getattr(self.schedule, "spectral", False)
         at = self.coefficients(torch.full((1,), t, dtype=torch.float64) if spectral else t)
         kept, c = shaped(at.a if self.two_sided else at.b, x), shaped(at.c, x)
-        if not torch.is_tensor(c) and c == 0 or torch.is_tensor(c) and not bool((c != 0).any()):
-            return kept * x
-        z = self.noise.draw(tuple(x.shape), seed=seed, purpose="start", first=first, like=x)
         turn, back = (lambda v: v, lambda v: v) if self.basis is None else (self.basis.forward, self.basis.inverse)
+        if not torch.is_tensor(c) and c == 0 or torch.is_tensor(c) and not bool((c != 0).any()):
+            return back(kept * turn(x))
+        z = self.noise.draw(tuple(x.shape), seed=seed, purpose="start", first=first, like=x)
         return back(kept * turn(x) + c * turn(z))
 
     def posterior(self, x: Inexact[Tensor, "batch *event"], x1: Inexact[Tensor, "batch *event"], t: Tensor | float, s: Tensor | float,

@@ -162,6 +162,10 @@ class Prediction:
     def _two_sided(self, kind: str) -> Tensor:
         checks.one_of("kind", kind, (*KINDS, "source"))
         known, x, at = self._known, self.x, self.at
+        if {"data", "residual"} <= known.keys():
+            known["source"] = known["data"] + known["residual"]
+            if kind == "source":
+                return known["source"]
         if kind == "residual":
             data = self.data        # first: it says what is missing
             return self.source - data
@@ -172,8 +176,6 @@ class Prediction:
         if kind == "noise":
             if "score" in known:
                 return -at.c * known["score"]
-            if {"data", "residual"} <= known.keys():
-                return (x - at.a * known["residual"] - (at.a + at.b) * known["data"]) / self._need("c", "noise", "data")
             if {"data", "source"} <= known.keys():
                 return (x - at.a * known["source"] - at.b * known["data"]) / self._need("c", "noise", "data")
         elif kind == "score":
@@ -185,13 +187,15 @@ class Prediction:
                 source = self.source
                 known = {**known, "source": source}
                 return at.da * known["source"] + at.db * known["data"] - at.cdc * self.score
-        elif kind == "source" and "data" in known and self._tells_noise():
+        elif kind == "source" and "data" in known and self._tells_noise() and not ("velocity" in known and _vanishes(self._at.a)):
             return (x - at.b * known["data"] + at.c * at.c * self.score) / self._need("a", "source", "data")
         elif "velocity" in known:
             # Take the noise's share out of x and v; what is left is a x0 + b x1 and a' x0 + b' x1.
             plain = self._noiseless()
             if plain is not None:
                 rest, speed = plain
+                if _vanishes(self._at.a * self._at.db - self._at.b * self._at.da):
+                    raise ValueError(f"{kind} cannot be read off a velocity where the shares of source and data stand still; start the times a little inside")
                 determinant = at.a * at.db - at.b * at.da
                 return (at.a * speed - at.da * rest) / determinant if kind == "data" else (at.db * rest - at.b * speed) / determinant
         raise ValueError(f"{kind} of a two-sided path cannot be read off {' and '.join(sorted(known))} alone; predict two kinds, such as velocity and noise")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rheos.core import checks
 
-__all__ = ["EDM", "VE", "VP", "Coefficients", "Cosine", "Interpolant", "Linear", "Residual", "Schedule"]
+__all__ = ["EDM", "VE", "VP", "BrownianBridge", "Coefficients", "Cosine", "Interpolant", "Linear", "Residual", "Schedule"]
 
 
 class Coefficients(NamedTuple):
@@ -243,6 +243,35 @@ class Interpolant:
         half = 0.5 * math.pi
         a, b = torch.cos(half * t), torch.sin(half * t)
         return Coefficients(a, b, c, -half * b, half * a, dc, cdc)
+
+
+@dataclass(frozen=True)
+class BrownianBridge:
+    """Two-sided: sqrt(epsilon) times a Brownian motion, pinned to both ends; a, b = 1 - t, t, and c = sqrt(epsilon t (1 - t)).
+
+    epsilon: variance of the motion at time 1, above 0; 2 is the schedule of `Interpolant("sqrt")`. margin: samplers keep so far from both ends
+    unless told otherwise, below 1/2. Fields that tell the score themselves need none; a network that predicts noise does (1e-3), for c is 0 there.
+
+    >>> at = BrownianBridge(0.64).coefficients(torch.tensor(0.5, dtype=torch.float64))
+    >>> float(at.a), float(at.b), float(at.c), float(at.cdc)
+    (0.5, 0.5, 0.4, 0.0)
+    """
+
+    epsilon: float
+    margin: float = 0.0
+    two_sided: ClassVar[bool] = True
+
+    def __post_init__(self):
+        checks.positive("epsilon", self.epsilon)
+        checks.between("margin", self.margin, 0.0, 0.5, high_open=True)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.margin, 1.0 - self.margin
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        c, cdc = torch.sqrt(self.epsilon * t * (1 - t)), 0.5 * self.epsilon * (1 - 2 * t)
+        return Coefficients(1 - t, t, c, -1.0, 1.0, cdc / c, cdc)
 
 
 @dataclass(frozen=True)

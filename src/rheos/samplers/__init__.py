@@ -10,6 +10,7 @@ from rheos.samplers.consistency import LCM
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.edits import DynamicThreshold, dynamic_threshold
 from rheos.samplers.exponential import DDIM, DDPM, DEIS, DPMSolverPP, Exponential, UniPC
+from rheos.samplers.expressway import Expressway
 from rheos.samplers.feature_reuse import DENSE_EARLY, Every, FeatureReuse, every, prior_noise
 from rheos.samplers.gap import OdeSdeGap, diffusion_level, ode_sde_gap
 from rheos.samplers.inversion import Pair, invert, sample_pair
@@ -17,6 +18,7 @@ from rheos.samplers.masked import AnyOrder, FirstHitting, MaskedAncestral, Unmas
 from rheos.samplers.model_statistics import EMS, ModelStatistics, model_statistics
 from rheos.samplers.momentum import GHVB, HeavyBall
 from rheos.samplers.multistep import Multistep, MultistepState
+from rheos.samplers.one_more_step import OneMoreStep, fit_one_more_step
 from rheos.samplers.ordinary import AdamsBashforth, Euler, RungeKutta
 from rheos.samplers.pseudo import PLMS
 from rheos.samplers.residual import ResidualDDIM
@@ -35,10 +37,11 @@ from rheos.samplers.tuning import Reference, Tuned, fixed_rules, tune
 __all__ = [
     "BDIA", "BOGACKI_SHAMPINE", "DDIM", "DDPM", "DEIS", "DENSE_EARLY", "DORMAND_PRINCE", "EMS", "GHVB", "LCM", "PLMS", "RULES", "AdamsBashforth", "Adaptive",
     "AdaptiveRungeKutta", "AdaptiveState", "AnyOrder", "Combination", "Compensated", "CompensationRegression", "DPMSolverPP", "Decision", "DynamicThreshold",
-    "EmbeddedPair", "Euler", "EulerMaruyama", "Every", "Exponential", "FeatureReuse", "FirstHitting", "HeavyBall", "History", "MaskedAncestral", "Mixed",
-    "ModelStatistics", "Multistep", "MultistepState", "OdeSdeGap", "Pair", "Reference", "ResidualDDIM", "Row", "Rule", "RungeKutta", "SimilarityFilter",
-    "SimilarityState", "Singlestep", "SpectralDDIM", "StreamBatch", "StreamState", "Table", "TableSearch", "TableSearchState", "TimeShift", "Tuned", "UniPC",
-    "Unmasking", "UnmaskingState", "begun", "categorical", "default_rule", "diffusion_level", "dynamic_threshold", "evaluating", "every", "expected_calls",
-    "fit_compensation", "fixed_rules", "invert", "model_statistics", "ode_sde_gap", "predicted_token_law", "prior_noise", "public_rules", "sample",
-    "sample_pair", "sample_tokens", "search_schedule", "skip_probability", "suppression", "trajectory", "tune",
+    "EmbeddedPair", "Euler", "EulerMaruyama", "Every", "Exponential", "Expressway", "FeatureReuse", "FirstHitting", "HeavyBall", "History", "MaskedAncestral",
+    "Mixed", "ModelStatistics", "Multistep", "MultistepState", "OdeSdeGap", "OneMoreStep", "Pair", "Reference", "ResidualDDIM", "Row", "Rule", "RungeKutta",
+    "SimilarityFilter", "SimilarityState", "Singlestep", "SpectralDDIM", "StreamBatch", "StreamState", "Table", "TableSearch", "TableSearchState",
+    "TimeShift", "Tuned", "UniPC", "Unmasking", "UnmaskingState", "begun", "categorical", "default_rule", "diffusion_level", "dynamic_threshold",
+    "evaluating", "every", "expected_calls", "fit_compensation", "fit_one_more_step", "fixed_rules", "invert", "model_statistics", "ode_sde_gap",
+    "predicted_token_law", "prior_noise", "public_rules", "sample", "sample_pair", "sample_tokens", "search_schedule", "skip_probability", "suppression",
+    "trajectory", "tune",
 ]

@@ -11,8 +11,7 @@ import time
 
 import torch
 
-from rheos.couplings import MinibatchOT, entropic
-from rheos.couplings.schrodinger import SchrodingerBridge
+from rheos.couplings import MinibatchOT, SchrodingerBridge, entropic
 from rheos.data import GaussianMixture, load, two_moons
 from rheos.metrics import floor, sliced_w2
 from rheos.papers import Check, Scale, bars

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from rheos.core import Draws
-from rheos.couplings import Coupling, Independent, Paired, Reflow
-from rheos.couplings.annealed import Annealed
+from rheos.couplings import Annealed, Coupling, Independent, Paired, Reflow
 from rheos.data import load
 from rheos.distill import one_step, rectify
 from rheos.nets import ResidualMLP
-from rheos.objectives import Matching
-from rheos.objectives.flow_guided import FlowGuided
+from rheos.objectives import FlowGuided, Matching
 from rheos.papers import Check, Scale, bars, fixture
 from rheos.paths import Field, Path
 from rheos.samplers import Euler, RungeKutta, sample

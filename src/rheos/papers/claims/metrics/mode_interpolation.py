@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rheos.core import Draws
 from rheos.data import GaussianMixture
 from rheos.guidance.variance_filter import RandomFilter, VarianceFilter
-from rheos.metrics.hallucination import hallucinated, hallucination
+from rheos.metrics.off_mode import hallucinated, hallucination
 from rheos.metrics.trajectory_variance import TrajectoryVariance
 from rheos.models import Model, train
 from rheos.models.recursion import recursive_training

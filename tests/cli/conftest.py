@@ -5,6 +5,9 @@ import signal
 
 import pytest
 
+from rheos.cli import build
+from rheos.cli.errors import run as run_app
+
 
 @pytest.fixture
 def ctrl_c():
@@ -12,3 +15,13 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run a command line; gives exit code, stdout, stderr."""
+    def call(*argv):
+        code = run_app(build(), [str(argument) for argument in argv])
+        out, err = capsys.readouterr()
+        return code, out, err
+    return call

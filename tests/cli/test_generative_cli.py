@@ -30,16 +30,6 @@ from rheos.samplers import DDIM, DDPM, DEIS, PLMS, AdaptiveRungeKutta, DPMSolver
 SMALL = ("--steps", "6", "--width", "16", "--depth", "1", "--dropout", "0.2", "--every", "2", "--device", "cpu")
 
 
-@pytest.fixture
-def cli(capsys):
-    """Run a command line; gives exit code, stdout, stderr."""
-    def call(*argv):
-        code = run_app(build(), [str(argument) for argument in argv])
-        out, err = capsys.readouterr()
-        return code, out, err
-    return call
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run on digits; tests that change it copy it first."""

@@ -19,12 +19,9 @@ from rheos.cli.column_section import MOST_DRAWN
 from rheos.cli.images import CHEQUER, as_pixels, is_image
 from rheos.cli.quality import class_grid, draw_conditions, measure, pictured
 from rheos.core import Draws
-from rheos.data import Dataset
-from rheos.data.columns import Columns
-from rheos.data.tokens import Tokens
+from rheos.data import Columns, Dataset, Tokens
 from rheos.metrics import ImageFeatures, correlation_error, frechet, grey_features, ngram_distance
-from rheos.models import Model, Standardise
-from rheos.models.conditions import Conditions
+from rheos.models import Conditions, Model, Standardise
 from rheos.nets import ResidualMLP
 from rheos.paths import Field, Path
 

@@ -21,8 +21,8 @@ from rheos.cli import build, drawing
 from rheos.cli.errors import run as run_app
 from rheos.cli.images import as_pixels, sheet
 from rheos.core import Draws
+from rheos.data import Columns
 from rheos.data import load as load_data
-from rheos.data.columns import Columns
 from rheos.models import Model, Standardise, load
 from rheos.paths import Times
 from rheos.samplers import Euler
@@ -61,16 +61,6 @@ def place(tmp_path, monkeypatch, runs):
         shutil.copytree(runs / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def cli(capsys):
-    """Run a command line; gives exit code, stdout, stderr."""
-    def call(*argv):
-        code = run_app(build(), [str(argument) for argument in argv])
-        out, err = capsys.readouterr()
-        return code, out, err
-    return call
 
 
 def everything(folder):

@@ -20,16 +20,6 @@ SMALL = ("--width", "32", "--depth", "1", "--device", "cpu")
 QUICK = ("--starts", "16", "--trials", "4", "--fine", "16", "--device", "cpu")
 
 
-@pytest.fixture
-def cli(capsys):
-    """Run a command line; gives exit code, stdout, stderr."""
-    def call(*argv):
-        code = run_app(build(), [str(argument) for argument in argv])
-        out, err = capsys.readouterr()
-        return code, out, err
-    return call
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A flow of digits that has learned a little."""

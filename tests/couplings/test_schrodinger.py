@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rheos.core import Draws, StopWhen
+from rheos.core.files import save_tensors
 from rheos.couplings import SchrodingerBridge
 from rheos.couplings.schrodinger import Modes, Potential, drift, plan_logits, plan_means
 from rheos.data import GaussianMixture, skewed, two_moons
@@ -261,6 +262,34 @@ def fitted():
     if not FITTED:
         FITTED["one"] = SchrodingerBridge(ROWS, ROWS + 1, 0.5, 2).fit(5, 8)
     return FITTED["one"]
+
+
+def same(one, other):
+    return torch.equal(one.x1, other.x1) and torch.equal(one.x0, other.x0)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["full", "diagonal"])
+def test_a_saved_bridge_is_the_bridge(number, tmp_path, seed):
+    bridge = SchrodingerBridge.examples()[number]
+    again = SchrodingerBridge.load(bridge.save(tmp_path / "bridge.safetensors"), bridge.source, bridge.target)
+    x = bridge.sample(9, seed=seed).x0
+    assert same(again.sample(30, seed=seed), bridge.sample(30, seed=seed)) and same(again.reversed().sample(30, seed=seed), bridge.reversed().sample(30, seed=seed))
+    assert torch.equal(again.drift(x, 0.3), bridge.drift(x, 0.3)) and torch.equal(again.field()(x, 0.7).score, bridge.field()(x, 0.7).score)
+    assert same(again.fit(3, 16, seed=seed).sample(5), bridge.fit(3, 16, seed=seed).sample(5))
+
+
+def test_files_that_hold_no_such_bridge_are_refused(tmp_path):
+    file = fitted().save(tmp_path / "bridge.safetensors")
+    with pytest.raises(ValueError, match="holds a bridge of events of 2 numbers in torch.float64, source and target have 1 in torch.float64"):
+        SchrodingerBridge.load(file, ROWS[:, :1], ROWS[:, :1])
+    with pytest.raises(ValueError, match="source and target have 2 in torch.float32"):
+        SchrodingerBridge.load(file, ROWS.float(), ROWS.float())
+    with pytest.raises(ValueError, match="does not hold a Schrödinger bridge"):
+        SchrodingerBridge.load(save_tensors(tmp_path / "other.safetensors", {"x": ROWS}), ROWS, ROWS)
+    with pytest.raises(FileNotFoundError):
+        SchrodingerBridge.load(tmp_path / "none.safetensors", ROWS, ROWS)
+    with pytest.raises(ValueError, match="not fitted yet"):
+        SchrodingerBridge(ROWS, ROWS).save(tmp_path / "empty.safetensors")
 
 
 @pytest.mark.parametrize(("make", "error", "words"), [

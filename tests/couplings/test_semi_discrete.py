@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rheos.core import Draws
+from rheos.core.files import save_tensors
 from rheos.couplings import SemiDiscrete, assignment
 from rheos.data import skewed, two_moons
 
@@ -115,6 +116,29 @@ def test_ctrl_c_raises():
 
     with pytest.raises(KeyboardInterrupt):
         SemiDiscrete(None, LINE).fit(20, 16, watch=[interrupt])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["conditions", "rows", "continued"])
+def test_a_saved_map_is_the_map(number, tmp_path, seed):
+    plan = SemiDiscrete.examples()[number]
+    again = SemiDiscrete.load(plan.save(tmp_path / "map.safetensors"), plan.source)
+    one, other = plan.sample(40, seed=seed), again.sample(40, seed=seed)
+    assert torch.equal(one.x1, other.x1) and torch.equal(one.x0, other.x0) and again.residual == plan.residual and again.angle == plan.angle
+    for name in (plan.cond or {}):
+        assert torch.equal(one.cond[name], other.cond[name])
+    assert again.cond is None or set(again.cond) == set(plan.cond)
+    torch.testing.assert_close(again.fit(3, 16, seed=seed).heights, plan.fit(3, 16, seed=seed).heights, rtol=1e-9, atol=1e-9)
+
+
+def test_labels_are_saved_and_other_files_refused(tmp_path):
+    plan = SemiDiscrete(None, LINE, cond=torch.tensor([4, 7, 1, 2])).fit(3, 16)
+    assert SemiDiscrete.load(plan.save(tmp_path / "map.safetensors")).cond.tolist() == [4, 7, 1, 2]
+    with pytest.raises(ValueError, match=r"source must have the event shape and dtype of points, \(1,\)"):
+        SemiDiscrete.load(tmp_path / "map.safetensors", noise(5, 0))
+    with pytest.raises(ValueError, match="does not hold a semi-discrete map"):
+        SemiDiscrete.load(save_tensors(tmp_path / "other.safetensors", {"points": LINE}))
+    with pytest.raises(ValueError, match="not fitted yet"):
+        SemiDiscrete(None, LINE).save(tmp_path / "empty.safetensors")
 
 
 FITTED = {}

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from rheos.core import Draws
-from rheos.data import Columns, Dataset, Tokens
-from rheos.data.bins import Bins
+from rheos.data import Bins, Columns, Dataset, Tokens
 from rheos.data.discrete import Discrete, TableTokens, discrete
 
 F64 = torch.float64

@@ -7,13 +7,11 @@ from torch import nn
 
 from rheos.core import Draws
 from rheos.data import skewed
-from rheos.distill.distillation import Budget, reflow_distill
+from rheos.distill import Budget, reflow_distill
 from rheos.guidance import classifier_free
 from rheos.nets import ResidualMLP
-from rheos.objectives import L2, Matching, Perceptual
-from rheos.objectives.gaps import OnData
-from rheos.paths import ExactField, Field, Path
-from rheos.paths.snr_matching import matched
+from rheos.objectives import L2, Matching, OnData, Perceptual
+from rheos.paths import ExactField, Field, Path, matched
 from rheos.samplers import Euler, sample
 
 LABELS = torch.tensor([0, 2, 2, 1, 2, 0, 2, 2])

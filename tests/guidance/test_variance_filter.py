@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from rheos.guidance.variance_filter import RandomFilter, VarianceFilter
-from rheos.metrics.trajectory_variance import TrajectoryVariance
+from rheos.guidance import RandomFilter, VarianceFilter
+from rheos.metrics import TrajectoryVariance
 
 SPEED = torch.tensor([3.0, 0.5, 9.0, 1.0, 0.1, 4.0, 2.0, 7.0])
 

@@ -6,7 +6,7 @@ import torch
 
 from rheos.core import Draws
 from rheos.data import GaussianMixture, skewed
-from rheos.metrics.off_mode import hallucinated, hallucination
+from rheos.metrics import hallucinated, hallucination
 
 F64 = torch.float64
 MODES = GaussianMixture(torch.tensor([0.2, 0.5, 0.3], dtype=F64), torch.tensor([[0.0, 1.0], [4.0, -1.0], [-3.0, 2.5]], dtype=F64),

@@ -6,7 +6,7 @@ import torch
 
 from rheos.core import evolve
 from rheos.data import skewed
-from rheos.metrics.trajectory_variance import TrajectoryVariance
+from rheos.metrics import TrajectoryVariance
 from rheos.paths import LAM, ExactField, Field, Path, Times
 from rheos.samplers import DDIM, DDPM, DEIS, AdamsBashforth, AdaptiveRungeKutta, DPMSolverPP, Multistep, RungeKutta, UniPC, dynamic_threshold, sample
 from rheos.samplers.tables import planned

@@ -8,9 +8,9 @@ import torch
 
 import rheos.nets
 from rheos.data import Columns, Dataset, Tokens
-from rheos.models.masked import MaskedModel, MaskedTraining, train_masked
-from rheos.nets.token_transformer import TokenTransformer
-from rheos.samplers.masked import AnyOrder, FirstHitting, MaskedAncestral
+from rheos.models import MaskedModel, MaskedTraining, train_masked
+from rheos.nets import TokenTransformer
+from rheos.samplers import AnyOrder, FirstHitting, MaskedAncestral
 
 TINY = {"steps": 8, "width": 16, "depth": 1, "batch": 16, "device": "cpu"}
 

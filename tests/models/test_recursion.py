@@ -4,9 +4,8 @@ import torch
 
 import rheos
 from rheos.data import GaussianMixture
-from rheos.guidance.variance_filter import Filtered, RandomFilter, VarianceFilter
-from rheos.models import Model, train
-from rheos.models.recursion import recursive_training
+from rheos.guidance import Filtered, RandomFilter, VarianceFilter
+from rheos.models import Model, recursive_training, train
 from rheos.nets import ResidualMLP
 
 DATA = GaussianMixture(torch.tensor([0.7, 0.3]), torch.tensor([[-3.0, 4.0], [2.0, 5.0]]), torch.tensor([0.2, 0.5])).sample(120, seed=3).float()

@@ -8,8 +8,7 @@ import torch
 import rheos
 from rheos.core import Draws
 from rheos.models import Model, Standardise
-from rheos.nets import UNet
-from rheos.nets.skips import ConstantSkip, LearnedSkip, Skip, skip_from_json
+from rheos.nets import ConstantSkip, LearnedSkip, Skip, UNet, skip_from_json
 from rheos.paths import Field, Path
 
 RULES = [ConstantSkip(0.6), ConstantSkip.uniform(0.8), LearnedSkip(bins=3), LearnedSkip(shared=False, reduction=2, begin=0.7)]

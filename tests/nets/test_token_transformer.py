@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rheos.core import Draws
-from rheos.nets.token_transformer import TokenTransformer
+from rheos.nets import TokenTransformer
 
 
 def stirred(*args, **settings) -> TokenTransformer:
@@ -13,6 +13,12 @@ def stirred(*args, **settings) -> TokenTransformer:
         for p in net.parameters():
             torch.nn.init.normal_(p, std=0.3)
     return net
+
+
+def stirred_not(seed: int) -> TokenTransformer:
+    """A network as it begins."""
+    with Draws(seed).scope(0):
+        return TokenTransformer(24, 11, width=32, depth=1)
 
 
 X = torch.tensor([[0, 5, 2, 3, 1], [4, 4, 0, 5, 5]])
@@ -27,6 +33,48 @@ def test_it_begins_with_even_laws_and_learns_from_every_token():
         other[:, place] = (other[:, place] + 1) % 6
         changed = (net(other) - base).abs().amax(-1)
         assert bool((changed > 1e-4).all()), place            # every position sees every other, on either side
+
+
+@pytest.mark.parametrize("near", [1, 3, 5])
+def test_the_convolution_reaches_as_far_as_it_says_on_either_side(near):
+    net, seen = stirred(9, 5, width=8, depth=1, near=near), []
+    net.blocks[0].register_forward_pre_hook(lambda block, given: seen.append(given[0]))
+    x = torch.tensor([[0, 5, 2, 3, 1, 4, 0, 2, 5]])
+    net(x)
+    for place in (0, 3, 8):
+        other = x.clone()
+        other[0, place] = (other[0, place] + 1) % 6
+        net(other)
+        moved = (seen[-1] - seen[0])[0].abs().amax(-1) > 1e-6
+        assert moved.nonzero()[:, 0].tolist() == [i for i in range(9) if abs(i - place) <= near // 2], place
+    # By hand, at one place: every neighbour by a matrix of its own, added to what is there.
+    if near == 3:
+        h = net.enter(x)[0] + net.place
+        torch.testing.assert_close(seen[0][0, 3], h[3] + sum(net.mix.weight[..., k] @ h[2 + k] for k in range(3)) + net.mix.bias)
+
+
+def test_neighbours_are_mixed_where_positions_share_a_vocabulary_and_columns_are_not():
+    assert TokenTransformer(5, 5, width=8).settings["near"] == 5 and TokenTransformer(3, (5, 5, 5), width=8).settings["near"] == 1
+    assert TokenTransformer(5, 5, width=8, near=1).mix is None and TokenTransformer(3, (5, 2, 5), width=8, near=3)(torch.zeros(2, 3, dtype=torch.int64)).shape == (2, 3, 5)
+
+
+def test_it_learns_which_letter_follows_which_within_a_hundred_steps(seed):
+    """Rows count onwards from a random letter, three positions in four hidden: with its neighbours' places unheard, a network knows no letter."""
+    draws, net = Draws(seed), stirred_not(seed)
+    descent = torch.optim.Adam(net.parameters(), lr=1e-2, betas=(0.9, 0.99))
+    first = draws.integers("first", 0, (100, 32, 1), 11)
+    hidden = draws.uniform("hidden", 0, (100, 32, 24)) < 0.75
+    ids = (first + torch.arange(24)) % 11
+    losses = []
+    for x, gone in zip(ids, hidden, strict=True):
+        logits = net(torch.where(gone, 11, x))
+        loss = torch.nn.functional.cross_entropy(logits[gone], x[gone])
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+        losses.append(loss.item())
+    print(losses[0], losses[-1])
+    assert abs(losses[0] - 2.398) < 1e-2 and sum(losses[-10:]) / 10 < 1.2
 
 
 def test_rows_do_not_see_each_other():
@@ -67,7 +115,7 @@ def test_positions_with_vocabularies_of_their_own_share_no_embedding():
         torch.testing.assert_close(logits[:, i], h[0][:, i] @ net.leave[i] + net.bias[i], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{}, {"classes": 4, "timed": True}, {"heads": 3, "dropout": 0.2}])
+@pytest.mark.parametrize("settings", [{}, {"classes": 4, "timed": True}, {"heads": 3, "dropout": 0.2, "near": 3}])
 @pytest.mark.parametrize("vocab", [5, (2, 5, 3, 4, 5)])
 def test_settings_build_it_again(vocab, settings):
     net = stirred(5, vocab, width=12, depth=2, **settings)
@@ -83,6 +131,8 @@ REFUSALS = [
     (lambda: TokenTransformer(5, 1), ValueError, "vocab must be at least 2, got 1"),
     (lambda: TokenTransformer(5, (2, 3)), ValueError, "vocab must be one number, or one for each of the 5 positions, got 2"),
     (lambda: TokenTransformer(5, 5, width=12, heads=5), ValueError, "heads must divide the width 12, got 5"),
+    (lambda: TokenTransformer(5, 5, near=4), ValueError, "near must be odd, with as many tokens before as after, got 4"),
+    (lambda: TokenTransformer(5, 5, near=0), ValueError, "near must be at least 1"),
     (lambda: TokenTransformer(5, 5, depth=0), ValueError, "depth must be at least 1"),
     (lambda: TokenTransformer(5, 5, dropout=1.0), ValueError, "dropout must lie in"),
     (lambda: TokenTransformer(5, 5, classes=3, features=2), ValueError, "classes or features, not both"),

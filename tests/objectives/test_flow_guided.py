@@ -10,10 +10,7 @@ from torch import nn
 from rheos.core import Draws
 from rheos.couplings import Pair, Paired
 from rheos.data import skewed, two_moons
-from rheos.objectives import L2, Matching, Perceptual, PseudoHuber
-from rheos.objectives.distilling import Distill
-from rheos.objectives.flow_guided import FlowGuided
-from rheos.objectives.gaps import OnData, PerceptualHuber
+from rheos.objectives import L2, Distill, FlowGuided, Matching, OnData, Perceptual, PerceptualHuber, PseudoHuber
 from rheos.paths import Field, Path
 
 F64 = torch.float64

@@ -9,8 +9,7 @@ from rheos.core import Draws
 from rheos.couplings import Pair
 from rheos.data import GaussianMixture, skewed
 from rheos.nets import DiT, ResidualMLP, UNet
-from rheos.objectives import LogitNormal, Matching, Uniform
-from rheos.objectives.fokker_planck import FokkerPlanckResidual, fokker_planck_residual
+from rheos.objectives import FokkerPlanckResidual, LogitNormal, Matching, Uniform, fokker_planck_residual
 from rheos.paths import ExactField, Field, Path, Student
 
 F64 = torch.float64

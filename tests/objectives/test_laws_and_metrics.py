@@ -15,6 +15,8 @@ from rheos.data import digits_mixture
 from rheos.objectives import L2, LogitNormal, LogNormal, Matching, Ordered, Perceptual, PseudoHuber, Stratified, Uniform, UShaped
 from rheos.paths import KINDS, Path, Student
 
+ONE_SIDED = [kind for kind in KINDS if kind != "residual"]     # a residual needs a source
+
 F32, F64 = torch.float32, torch.float64
 RARE = 1e-6         # a law that holds fails a test at this level for one seed in ten thousand
 LAWS = {"uniform": Uniform(), "clear of the ends": Uniform(0.07), "stratified": Stratified(), "u-shaped": UShaped(), "flat u": UShaped(0.0),
@@ -447,8 +449,8 @@ def test_wrong_types_are_type_errors(call):
 
 
 def test_every_kind_has_a_target_on_a_one_sided_path():
-    losses = {kind: float(Matching(Path.vp(), kind)(Spy(), Pair(normals("x1", 20, 2)), seed=1).value) for kind in KINDS}
-    assert len(set(losses.values())) == len(KINDS) and all(map(math.isfinite, losses.values()))
+    losses = {kind: float(Matching(Path.vp(), kind)(Spy(), Pair(normals("x1", 20, 2)), seed=1).value) for kind in ONE_SIDED}
+    assert len(set(losses.values())) == len(ONE_SIDED) and all(map(math.isfinite, losses.values()))
 
 
 def test_a_network_with_unit_input_is_trained_on_what_it_will_be_shown():

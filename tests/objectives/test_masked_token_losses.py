@@ -7,12 +7,11 @@ import torch
 
 from rheos.core import Draws
 from rheos.couplings import Pair
-from rheos.data.chains import MarkovChain
-from rheos.nets.token_transformer import TokenTransformer
+from rheos.data import MarkovChain
+from rheos.nets import TokenTransformer
 from rheos.objectives import Stratified, Uniform
 from rheos.objectives.masked_tokens import FORMS, MaskedTokens, nll_bound
-from rheos.paths.masked import MaskedPath
-from rheos.paths.masked_field import MaskedField
+from rheos.paths import MaskedField, MaskedPath
 
 F64 = torch.float64
 CHAIN = MarkovChain(torch.tensor([0.6, 0.3, 0.1], dtype=F64), torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3], [0.05, 0.35, 0.6]], dtype=F64))

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from rheos.core import Draws
-from rheos.data.chains import MarkovChain
-from rheos.paths.masked import MaskedPath
-from rheos.paths.masked_field import GuidedTokens, MaskedField
+from rheos.data import MarkovChain
+from rheos.paths import GuidedTokens, MaskedField, MaskedPath
 
 F64 = torch.float64
 CHAIN = MarkovChain(torch.tensor([0.6, 0.3, 0.1], dtype=F64), torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3], [0.0, 0.4, 0.6]], dtype=F64))

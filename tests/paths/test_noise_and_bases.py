@@ -1,6 +1,7 @@
 """Student noise against SciPy's t and F laws and the kernel of its paper; Fourier coordinates and spectral paths against dense linear algebra."""
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,10 +17,27 @@ from rheos.core import Draws
 from rheos.couplings import Pair
 from rheos.data import GaussianMixture
 from rheos.objectives import LogNormal, Matching
-from rheos.paths import KINDS, LAM, Coefficients, ExactField, Field, Fourier2d, Gaussian, Interpolant, Linear, Path, Prediction, Student, Times
+from rheos.paths import (
+    KINDS,
+    LAM,
+    Base,
+    Coefficients,
+    ExactField,
+    Field,
+    Fourier2d,
+    Gaussian,
+    Interpolant,
+    Linear,
+    Path,
+    Prediction,
+    Student,
+    Times,
+    transfer_sigma,
+)
 from rheos.samplers import DDIM, DDPM, DEIS, DPMSolverPP, Euler, Exponential, RungeKutta, UniPC, sample
 
 F64 = torch.float64
+ONE_SIDED = [kind for kind in KINDS if kind != "residual"]
 RARE = 1e-6             # a law that holds fails a test at this level for one seed in ten thousand
 
 
@@ -335,7 +353,7 @@ def test_spectral_densities_and_fields_by_dense_gaussians(t):
         torch.testing.assert_close(answer.of(kind).flatten(1), torch.from_numpy(expected), rtol=accuracy, atol=accuracy)
     for of in ("velocity", "data", "noise", "score"):       # and what a network that predicts one of them says of the others
         learned = Field(lambda x, t, cond: answer.of(of), SPECTRAL, of)(x, t)
-        for kind in KINDS:
+        for kind in ONE_SIDED:
             torch.testing.assert_close(learned.of(kind), answer.of(kind), rtol=1e-8, atol=1e-8)
 
 
@@ -407,7 +425,7 @@ def test_rules_follow_the_spectral_flow_at_their_order(rule, order):
     assert abs(math.log2(gaps[0] / gaps[1]) - order) < 0.3 and gaps[1] < 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_SIDED)
 def test_what_a_network_is_regressed_on_is_what_the_field_reads(kind):
     """Trained to a point's target, a net that gives it back must make the field say x1 and z: in pixels, though coefficients stand in the basis."""
     x1, z, t = images("x1"), images("z"), torch.tensor([0.2, 0.5, 0.6, 0.9], dtype=F64)
@@ -503,3 +521,38 @@ def test_every_step_draws_radii_of_its_own():
     law = Student(2.0)
     ratio = lambda step: (law.draw((5, 3), step=step) / Gaussian().draw((5, 3), step=step))[:, 0]
     assert not bool(torch.isclose(ratio(0), ratio(1)).any())
+
+
+# -- a base of its own -------------------------------------------------------------------------------------------------------
+
+def test_a_base_has_its_mean_and_spread_where_it_is_masked(seed):
+    mean, mask = torch.tensor([[0.5, -2.0, 1.0]]), torch.tensor([[True, False, True]])
+    z = Base.of(mean, 0.3, mask).draw((40_000, 1, 3), seed=seed, like=torch.empty(0, dtype=F64))
+    torch.testing.assert_close(z.mean(0), torch.tensor([[0.5, 0.0, 1.0]], dtype=F64), rtol=0, atol=0.03)
+    torch.testing.assert_close(z.std(0), torch.tensor([[0.3, 1.0, 0.3]], dtype=F64), rtol=0.03, atol=0)
+
+
+def test_a_flow_from_another_base_reaches_the_data(seed):
+    """One point of data: the flow is x' = (x1 - x) / (1 - t), which is where every base ends; and its start is the base's."""
+    path, y = Path.linear(noise=Base(3.0, 0.1)), 0.7
+    field = Field(lambda x, t, cond: torch.full_like(x, y), path, "data")
+    start = path.prior((500, 2), seed=seed, dtype=F64)
+    assert abs(float(start.mean()) - 3.0) < 0.03
+    torch.testing.assert_close(sample(field, start=start, rule=DDIM(), steps=4), torch.full_like(start, y), rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="score"):
+        Field(lambda x, t, cond: x, path, "score")
+
+
+def test_a_base_is_saved_with_its_path():
+    path = Path.vp(noise=Base.of(torch.tensor([[0.25, -1.0]]), 0.5))
+    assert Path.from_json(json.loads(json.dumps(path.to_json()))) == path
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: Base(0.0, 0.0), r"std must lie in \(0, inf\), got 0"), (lambda: Base(math.nan), "mean"),
+    (lambda: Base((1.0, 2.0)).draw((3, 5)), "mean must broadcast to events of shape"), (lambda: transfer_sigma(1.0, 0.0), r"dof must lie in \(0, inf\), got 0"),
+    (lambda: transfer_sigma(-1.0, 4.0), "sigma"),
+])
+def test_refusals_of_a_base(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

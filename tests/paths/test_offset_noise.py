@@ -8,8 +8,7 @@ from rheos.core import Draws
 from rheos.couplings import Pair
 from rheos.data import skewed
 from rheos.objectives import Matching
-from rheos.paths import ExactField, Gaussian, Path
-from rheos.paths.offset_noise import Offset
+from rheos.paths import ExactField, Gaussian, Offset, Path
 
 F64 = torch.float64
 

@@ -10,8 +10,7 @@ from rheos.core import Draws
 from rheos.couplings import Pair
 from rheos.data import GaussianMixture
 from rheos.objectives import Matching
-from rheos.paths import EDM, VE, VP, Betas, Coefficients, Cosine, ExactField, Field, Fourier2d, Linear, Path, Residual, Shortest, Student
-from rheos.paths.predictions import Prediction
+from rheos.paths import EDM, VE, VP, Betas, Coefficients, Cosine, ExactField, Field, Fourier2d, Linear, Path, Prediction, Residual, Shortest, Student
 
 F64 = torch.float64
 INSIDE = torch.tensor([0.04, 0.2, 0.5, 0.77, 0.97], dtype=F64)
@@ -162,20 +161,20 @@ def test_a_one_sided_run_begins_in_the_middle(seed):
 
 
 def dense(x):
-    """The Hartley transform of (batch, h, w) by its definition: sums of cos + sin."""
+    """The Hartley transform of (batch, channels, h, w) by its definition: sums of cos + sin."""
     h, w = x.shape[-2:]
     i, j = torch.arange(h, dtype=F64), torch.arange(w, dtype=F64)
     phase = 2 * math.pi * (i[:, None, None, None] * i[None, None, :, None] / h + j[None, :, None, None] * j[None, None, None, :] / w)
-    return torch.einsum("ijkl,nkl->nij", phase.cos() + phase.sin(), x) / math.sqrt(h * w)
+    return torch.einsum("ijkl,nckl->ncij", phase.cos() + phase.sin(), x) / math.sqrt(h * w)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.35, 0.8, 1.0])
 def test_a_run_in_a_basis_begins_there(t, seed):
     """Each coordinate of the basis gets its own alpha and sigma."""
     spectrum = normals("spectrum", 3, 5).exp()
-    path, x = Path.shortest(spectrum), normals("x", 4, 3, 5)
+    path, x = Path.shortest(spectrum), normals("x", 4, 2, 3, 5)
     at = path.coefficients(torch.tensor([t], dtype=F64))
-    z = path.prior((4, 3, 5), seed=seed, dtype=F64)         # where alpha is 0 and sigma 1
+    z = path.prior((4, 2, 3, 5), seed=seed, dtype=F64)         # where alpha is 0 and sigma 1
     wanted = dense(at.b.reshape(3, 5) * dense(x) + at.c.reshape(3, 5) * dense(z))
     torch.testing.assert_close(path.start(x, t, seed=seed), wanted, rtol=1e-12, atol=1e-12)
 
@@ -192,7 +191,7 @@ class Silent(Linear):
 
 
 def test_a_run_without_noise_in_a_basis_begins_there_too():
-    x, half = normals("x", 4, 3, 5), torch.ones(3, 5, dtype=F64)
+    x, half = normals("x", 4, 2, 3, 5), torch.ones(3, 5, dtype=F64)
     half[0] = 0.5
     torch.testing.assert_close(Path(Silent(), basis=Fourier2d()).start(x, 1.0), dense(half * dense(x)), rtol=1e-12, atol=1e-12)
 
@@ -201,7 +200,7 @@ def test_a_run_without_noise_in_a_basis_begins_there_too():
                                          (Path.shortest(torch.tensor([[2.0, 0.3, 1.0], [0.1, 4.0, 0.5]])), 0.4)], ids=["residual", "like", "linear", "shortest"])
 def test_split_batches_begin_alike(path, t, seed):
     for dtype in (torch.float32, F64):
-        x = normals("split", 9, 2, 3).to(dtype)
+        x = normals("split", 9, 1, 2, 3).to(dtype)
         whole = path.start(x, t, seed=seed, first=5)
         parts = torch.cat([path.start(x[:4], t, seed=seed, first=5), path.start(x[4:], t, seed=seed, first=9)])
         assert torch.equal(whole, parts) and whole.dtype == dtype
@@ -212,7 +211,7 @@ def test_split_batches_begin_alike(path, t, seed):
 
 HALF = Path.residual(0.3).coefficients(0.5)
 REFUSALS = [
-    (lambda: Path.residual(0.0), ValueError, "noise_scale must be positive"),
+    (lambda: Path.residual(0.0), ValueError, r"noise_scale must lie in \(0, inf\), got 0"),
     (lambda: Path.residual(-1.0), ValueError, "noise_scale"),
     (lambda: Residual(1.0, VP), TypeError, r"like must be a one-sided schedule such as VP\(\), got"),
     (lambda: Path.residual(1.0, like=Path.interpolant().schedule), TypeError, "like must be a one-sided schedule"),
@@ -228,6 +227,8 @@ REFUSALS = [
     (lambda: Prediction({"residual": X1}, X1, HALF, two_sided=True).data, ValueError, "data of a two-sided path cannot be read off residual alone"),
     (lambda: Prediction({"noise": X1}, X1, HALF, two_sided=True).residual, ValueError, "data of a two-sided path cannot be read off noise alone"),
     (lambda: Path.linear().start(X1), ValueError, "t must be given on a one-sided path"),
+    (lambda: Path.shortest(normals("s", 2, 3).exp()).sample(X1, INSIDE, z=Z), ValueError, r"x must have an axis a coordinate .*got shape \(5, 2, 3\)"),
+    (lambda: Path.shortest(normals("s", 2, 3).exp()).start(X1, 0.5), ValueError, r"x must have an axis a coordinate"),
     (lambda: Path.residual().start(X1, 1.5), ValueError, r"t must .*1\.5"),
     (lambda: Path.residual().start(torch.ones(2, 3, dtype=torch.int64)), TypeError, "x"),
 ]

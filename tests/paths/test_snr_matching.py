@@ -8,8 +8,7 @@ from torch import nn
 from rheos.core import Draws
 from rheos.data import GaussianMixture, skewed
 from rheos.guidance import classifier_free
-from rheos.paths import ExactField, Field, Path, Student
-from rheos.paths.snr_matching import matched
+from rheos.paths import ExactField, Field, Path, Student, matched
 from rheos.samplers import Euler, RungeKutta, sample
 
 F64 = torch.float64

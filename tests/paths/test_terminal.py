@@ -7,9 +7,7 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from rheos.core import Draws
-from rheos.paths import Fourier2d, Path, Student
-from rheos.paths.offset_noise import Offset
-from rheos.paths.terminal import scaled_linear, terminal_gap, zero_terminal_snr
+from rheos.paths import Fourier2d, Offset, Path, Student, scaled_linear, terminal_gap, zero_terminal_snr
 
 F64 = torch.float64
 SD = Path.from_betas(scaled_linear())

@@ -8,8 +8,7 @@ from rheos.core import Draws
 from rheos.data import GaussianMixture
 from rheos.metrics import sliced_w2
 from rheos.paths import ExactField, Field, Path, Times
-from rheos.samplers import EulerMaruyama, sample
-from rheos.samplers.gap import OdeSdeGap, diffusion_level, ode_sde_gap
+from rheos.samplers import EulerMaruyama, OdeSdeGap, diffusion_level, ode_sde_gap, sample
 
 F64 = torch.float64
 TARGET = GaussianMixture(torch.ones(1, dtype=F64), torch.tensor([[0.8]], dtype=F64), torch.tensor([0.3], dtype=F64))

@@ -7,10 +7,8 @@ import torch
 from rheos.core import Draws
 from rheos.data import GaussianMixture
 from rheos.nets import ResidualMLP
-from rheos.paths import EDM, ExactField, Field, Fourier2d, Path, Student, T, Times
-from rheos.paths.terminal import scaled_linear, zero_terminal_snr
-from rheos.samplers import DDIM, Exponential, sample
-from rheos.samplers.one_more_step import OneMoreStep, fit_one_more_step
+from rheos.paths import EDM, ExactField, Field, Fourier2d, Path, Student, T, Times, scaled_linear, zero_terminal_snr
+from rheos.samplers import DDIM, Exponential, OneMoreStep, fit_one_more_step, sample
 
 F64 = torch.float64
 SD = Path.from_betas(scaled_linear())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rheos.core import Draws, NonFinite
-from rheos.metrics.tokens import token_entropy
+from rheos.metrics import token_entropy
 from rheos.samplers.categories import categorical, inverted, predicted_token_law, suppression
 
 F64 = torch.float64

@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from rheos.core import NonFinite, StopWhen
-from rheos.data.chains import MarkovChain
-from rheos.paths.masked import MaskedPath
-from rheos.paths.masked_field import MaskedField
-from rheos.samplers.categories import expected_calls
-from rheos.samplers.masked import AnyOrder, FirstHitting, MaskedAncestral, Unmasking, sample_tokens
+from rheos.data import MarkovChain
+from rheos.paths import MaskedField, MaskedPath
+from rheos.samplers import AnyOrder, FirstHitting, MaskedAncestral, Unmasking, expected_calls, sample_tokens
 from rheos.testing import LINES, check_dynamics
 
 F64 = torch.float64

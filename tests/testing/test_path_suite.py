@@ -33,6 +33,7 @@ class Fading:
 PATHS = rule_paths() | {
     "trigonometric": Path.interpolant("sin2", "trigonometric"), "own": Path.interpolant(lambda t: t * t * (1 - t)),
     "student": Path.linear(noise=Student(7.0)), "student edm": Path.edm(0.01, 40.0, noise=Student(16.0)),
+    "residual": Path.residual(0.3), "residual like vp": Path.residual(1.0, like=VP()), "shortest": Path.shortest(Fourier2d.frequencies(3, 5).mul(-4).exp()),
     "brownian": Path(BrownianBridge(0.3)), "one basis": Path(Linear(), basis=Fourier2d()), "fading": Path(Fading(), basis=Fourier2d()),
 }
 

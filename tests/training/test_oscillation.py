@@ -10,8 +10,7 @@ from rheos.couplings import Independent
 from rheos.nets import ResidualMLP, UNet
 from rheos.objectives import Matching
 from rheos.paths import Path
-from rheos.training import Descent
-from rheos.training.oscillation import FeatureOscillation, decoder_blocks, feature_norms
+from rheos.training import Descent, FeatureOscillation, decoder_blocks, feature_norms
 
 
 class Chain(nn.Module):

@@ -61,7 +61,8 @@ def page(run: Run, data: Dataset, quality: Quality, grid: tuple[Tensor, Tensor |
     title = f"A generative flow of {'handwritten digits' if _what(data) == 'digits' else data.name}"
     parts = [
         f"<h1>{escape(title)}</h1>", f"<p class=lead>{_summary(run, data, quality, cost)}</p>", _tiles(quality, cost), _carried(run, data, carried),
-        _samples(data, quality, grid), _texts(quality), _distances(data, quality), f"<div class=two>{_chart(quality)}{_training(rows)}</div>", _memory(data, quality),
+        _samples(data, quality, grid), _texts(quality),
+        _distances(data, quality), f"<div class=two>{_chart(quality)}{_training(rows)}</div>", _memory(data, quality),
         column_section(quality.table, known), _cost(run, cost), _reproduce(run, versions), _card(data),
     ]
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -22,6 +22,7 @@ import copy
 import math
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
+from rheos.core.files import load_tensors, save_tensors
 from rheos.couplings.independent import Independent
 from rheos.couplings.pairs import Pair, checked_law, mean_cost
 from rheos.paths import Field, Path
@@ -38,6 +40,7 @@ __all__ = ["Conditional", "SchrodingerBridge"]
 
 SPREAD = 0.1                        # S_k at the start, as in the paper
 RATE, RATE_SMALL, SMALL = 5e-2, 2e-2, 1e-2      # of Adam from epsilon 0.01 on, and below
+FILE = "light Schrödinger bridge"                # what a saved one calls itself
 SEEN = 4096                         # rows from which centres, means and scales are taken at the start
 
 
@@ -329,6 +332,31 @@ class SchrodingerBridge:
         """E |x1 - x0|^p of the plan, by `n` pairs."""
         pair = self.sample(checks.integer("n", n, least=1), seed=seed)
         return mean_cost(pair.x0, pair.x1, p)
+
+    def save(self, file: str | FilePath) -> FilePath:
+        """Write what was fitted, without source and target, as one safetensors file, in one move."""
+        self._fitted()
+        tensors = {f"{way}.{name}": value for way, modes in zip(("there", "back"), self._modes, strict=True)
+                   for name, value in modes._asdict().items() if value is not None}
+        return save_tensors(file, tensors, {"rheos": FILE, "epsilon": repr(self.epsilon), "covariance": self.covariance})
+
+    @classmethod
+    def load(cls, file: str | FilePath, source: Any, target: Any) -> SchrodingerBridge:
+        """The fitted bridge that `save` wrote, with the source and target it was fitted to, which the file does not hold; on the target's device.
+
+        FileNotFoundError if it is not there, ValueError if it is another file or of other events.
+        """
+        tensors, about = load_tensors(file)
+        names = [f for f in Modes._fields if f != "axes" or about.get("covariance") == "full"]
+        if about.get("rheos") != FILE or "epsilon" not in about or set(tensors) != {f"{way}.{name}" for way in ("there", "back") for name in names}:
+            raise ValueError(f"{file} does not hold a Schrödinger bridge")
+        made = cls(source, target, float(about["epsilon"]), len(tensors["there.centres"]), about["covariance"])
+        like, kept = _some("x1", target, 1, Draws(0)), tensors["there.centres"]
+        if kept.shape[1:] != (math.prod(made.event),) or kept.dtype != like.dtype:
+            raise ValueError(f"{file} holds a bridge of events of {kept.shape[1]} numbers in {kept.dtype}, source and target have "
+                             f"{math.prod(made.event)} in {like.dtype}")
+        made._modes = tuple(Modes(*(tensors[f"{way}.{f}"].to(like.device) if f in names else None for f in Modes._fields)) for way in ("there", "back"))
+        return made
 
     @classmethod
     def examples(cls) -> list[SchrodingerBridge]:

@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
+from rheos.core.files import load_tensors, save_tensors
 from rheos.couplings.independent import Independent
 from rheos.couplings.pairs import Pair, checked_law, checked_rows, mean_cost, rows_of
 from rheos.training import Average, Cosine, Descent
@@ -29,6 +31,7 @@ __all__ = ["Continued", "SemiDiscrete"]
 
 NUMBERS = 1 << 22           # of the table rows x points that are looked at in one go
 PER_POINT = 50              # draws a point from which a fit measures shares, cells' centres and angles at its end
+FILE = "semi-discrete map"  # what a saved one calls itself
 ROUNDS = 200                # of drawing anew what was rejected
 
 
@@ -183,6 +186,30 @@ class SemiDiscrete:
         """E |x1 - x0|^p, by `n` pairs."""
         pair = self.sample(checks.integer("n", n, least=1), seed=seed)
         return mean_cost(pair.x0, pair.x1, p)
+
+    def save(self, file: str | FilePath) -> FilePath:
+        """Write the map, its points, weights and conditions, but not the source, as one safetensors file, in one move."""
+        cond = {f"cond.{name}": value for name, value in self.cond.items()} if isinstance(self.cond, dict) else {} if self.cond is None else {"cond": self.cond}
+        tensors = {"heights": self._fitted(), "points": self.points, "weights": self.weights, "shares": self._shares, "centres": self._centres,
+                   "angles": torch.tensor(self._angles, dtype=torch.float64)}
+        return save_tensors(file, tensors | cond, {"rheos": FILE, "angle": repr(self.angle)})
+
+    @classmethod
+    def load(cls, file: str | FilePath, source: Any = None, *, device: torch.device | str = "cpu") -> SemiDiscrete:
+        """The fitted map that `save` wrote, with the source it was fitted to, which the file does not hold.
+
+        FileNotFoundError if it is not there, ValueError if it is another file or `source` has other events.
+        """
+        tensors, about = load_tensors(file)
+        if about.get("rheos") != FILE or not {"heights", "points", "weights", "shares", "centres", "angles"} <= set(tensors):
+            raise ValueError(f"{file} does not hold a semi-discrete map")
+        tensors = {name: value.to(device) for name, value in tensors.items()}
+        named = {name.removeprefix("cond."): value for name, value in tensors.items() if name.startswith("cond.")}
+        angle = None if about["angle"] == "None" else float(about["angle"])
+        made = cls(source, tensors["points"], tensors["weights"], cond=tensors.get("cond", named or None), angle=angle)
+        made._heights, made._shares, made._centres = (tensors[name] for name in ("heights", "shares", "centres"))
+        made._angles = tuple(tensors["angles"].tolist())
+        return made
 
     @classmethod
     def examples(cls) -> list[SemiDiscrete]:

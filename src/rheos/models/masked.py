@@ -40,7 +40,7 @@ FORMAT = 1
 KIND = "masked"
 # Width, depth and rows of a minibatch: of text, and of a table, whose rows are short.
 HABITS = {"tokens": (128, 3, 64), "columns": (64, 2, 256)}
-RATE = 2e-3
+RATE = 5e-3
 
 
 class MaskedModel(Model):
@@ -280,7 +280,7 @@ def train_masked(
     `TokenTransformer`. Numbers of a table become at most 32 tokens, see `TableTokens`.
     steps, budget, checkpoint, every, resume, watch: as in `train`.
     settings: form of the loss ("count", see `MaskedTokens`), eps (0, see `MaskedPath`), width (128; of a table 64), depth (3; 2), batch (64; 256),
-    rate (2e-3), dropout (0), and condition, schedule, drop_condition, decay, clip, accumulate, seed, device, precision, compile as in `train`.
+    rate (5e-3), dropout (0), and condition, schedule, drop_condition, decay, clip, accumulate, seed, device, precision, compile as in `train`.
     ValueError for data that are no tokens, and for settings out of range.
     """
     known = [name for name, p in inspect.signature(MaskedTraining.prepare).parameters.items() if p.kind is p.KEYWORD_ONLY]

@@ -190,7 +190,7 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
     if isinstance(found, dict) and found.get("kind") == "masked":
         from rheos.models.masked import MaskedModel
 
-        return MaskedModel.load(folder, net=net, device=device)
+        return MaskedModel.load(folder, net=net, device=str(device))
     if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] not in READABLE:
         form = found.get("format") if isinstance(found, dict) else None
         raise ValueError(f"{place} has model format {form}, this version of rheos reads {' and '.join(map(str, READABLE))}")

@@ -6,7 +6,7 @@ from rheos.paths.field import Field
 from rheos.paths.kinetic import Arc, KineticOptimal, Separation
 from rheos.paths.masked import MaskedPath
 from rheos.paths.masked_field import GuidedTokens, MaskedField
-from rheos.paths.noise import Gaussian, NoiseLaw, Student
+from rheos.paths.noise import Base, Gaussian, NoiseLaw, Student, transfer_sigma
 from rheos.paths.offset_noise import Offset
 from rheos.paths.path import Path, PathPoint
 from rheos.paths.predictions import KINDS, Prediction
@@ -28,6 +28,7 @@ __all__ = [
     "VE",
     "VP",
     "Arc",
+    "Base",
     "Basis",
     "Betas",
     "BrownianBridge",
@@ -66,5 +67,6 @@ __all__ = [
     "matched",
     "scaled_linear",
     "terminal_gap",
+    "transfer_sigma",
     "zero_terminal_snr",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rheos.core import Draws, checks
 
-__all__ = ["GAUSSIAN", "Gaussian", "NoiseLaw", "Student"]
+__all__ = ["GAUSSIAN", "Base", "Gaussian", "NoiseLaw", "Student", "transfer_sigma"]
 
 
 @runtime_checkable
@@ -81,3 +81,52 @@ class Student:
         most = torch.finfo(z.dtype).max / 16
         scale = torch.from_numpy(np.sqrt(self.dof / chi2)).clamp(max=most).to(z)
         return z * scale.reshape(-1, *(1,) * (z.ndim - 1))
+
+
+def transfer_sigma(sigma: float, dof: float) -> float:
+    """The radius r = sigma sqrt(D) that noise level sigma has in PFGM++ with D = `dof` extra dimensions, so that settings carry over (arXiv:2302.04265).
+
+    Here levels are sigma throughout, whatever D is, and nothing need be carried over; r is for comparing with code that counts in radii.
+
+    >>> transfer_sigma(80.0, 2048)
+    3620.386719675124
+    """
+    return checks.positive("sigma", sigma, zero=True) * math.sqrt(checks.positive("dof", dof))
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base of its own: z = mean + std g, g standard normal. Training and every deterministic sampler place points through it.
+
+    mean: a number, or nested tuples of the event's shape (or one that broadcasts to it); `Base.of(tensor)` makes them. std: above 0. mask: where the
+    base differs, as nested tuples of True and False; elsewhere z = g. Such paths tell velocity, data and noise, but no score: -z / c is not the score of
+    noise that has a mean. Used for flows that begin at a trigger or a template (Chou et al., 2023, arXiv:2306.06874).
+    """
+
+    mean: float | tuple = 0.0
+    std: float = 1.0
+    mask: tuple | None = None
+
+    def __post_init__(self):
+        checks.positive("std", self.std)
+        checks.finite("mean", torch.as_tensor(self.mean, dtype=torch.float64))
+
+    @classmethod
+    def of(cls, mean: Tensor, std: float = 1.0, mask: Tensor | None = None) -> Base:
+        """The base around a tensor (*event)."""
+        freeze = lambda v: tuple(map(freeze, v)) if isinstance(v, list) else v
+        return cls(freeze(mean.tolist()), std, None if mask is None else freeze(mask.bool().tolist()))
+
+    @property
+    def gaussian(self) -> bool:
+        return self.mean == 0.0 and self.std == 1.0
+
+    def draw(self, shape: Sequence[int], *, seed: int | Draws = 0, purpose: str = "noise", step: int = 0, first: int = 0,
+             like: Tensor | None = None, ahead: bool = False) -> Tensor:
+        """(rows, *event) draws."""
+        g = Gaussian().draw(shape, seed=seed, purpose=purpose, step=step, first=first, like=like, ahead=ahead)
+        mean, mask = torch.as_tensor(self.mean).to(g), torch.as_tensor(True if self.mask is None else self.mask, device=g.device)
+        for name, value in (("mean", mean), ("mask", mask)):
+            if value.ndim > len(shape) - 1 or any(own not in (1, size) for own, size in zip(reversed(value.shape), reversed(shape[1:]), strict=False)):
+                raise ValueError(f"{name} must broadcast to events of shape {tuple(shape[1:])}, got {tuple(value.shape)}")
+        return torch.where(mask, mean + self.std * g, g)

@@ -155,7 +155,7 @@ class Path:
 
     @classmethod
     def shortest(cls, spectrum: Tensor) -> Path:
-        """The path of least Fisher length for images of this power spectrum (height, width), see `metrics.power_spectrum`."""
+        """The path of least Fisher length for images (channels, height, width) of this power spectrum (height, width), see `metrics.power_spectrum`."""
         return cls(Shortest.of(spectrum), basis=Fourier2d())
 
     @property

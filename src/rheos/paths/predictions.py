@@ -30,6 +30,9 @@ def shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
         return value
     if value.ndim < 2:
         value = value.reshape(-1, *(1,) * (like.ndim - 1))
+    if value.ndim > like.ndim:
+        raise ValueError(f"x must have an axis a coordinate of its coefficients, (batch, *{tuple(value.shape[1:])}) or what that broadcasts to, "
+                         f"got shape {tuple(like.shape)}")
     dtype = like.dtype.to_real() if like.is_complex() else like.dtype
     return value if value.dtype == dtype and value.device == like.device else value.to(device=like.device, dtype=dtype)
 
@@ -222,6 +225,8 @@ class Prediction:
 
     def _noiseless(self) -> tuple[Tensor, Tensor] | None:
         known, x, at = self._known, self.x, self.at
+        if "noise" in known and _finite(self._at.dc):
+            return x - at.c * known["noise"], known["velocity"] - at.dc * known["noise"]
         if self._tells_noise():
             score = self.score
             return x + at.c * at.c * score, known["velocity"] + at.cdc * score

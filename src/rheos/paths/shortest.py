@@ -50,9 +50,7 @@ class Shortest:
         power = torch.as_tensor(self.spectrum, dtype=torch.float64)
         if power.ndim not in (2, 3) or not power.numel():
             raise ValueError(f"spectrum must have shape (height, width) or (channels, height, width), got {tuple(power.shape)}")
-        bad = ~((power > 0) & power.isfinite())
-        if bool(bad.any()):
-            raise ValueError(f"spectrum must be positive and finite, got {float(power[bad][0]):g}; a power of 0 means an axis along which the data stand still")
+        _positive(power)
 
     @classmethod
     def of(cls, spectrum: Tensor) -> Shortest:
@@ -90,9 +88,16 @@ def _phi(x: Tensor) -> Tensor:
     return torch.where(x == 0, 1.0, torch.expm1(x) / torch.where(x == 0, 1.0, x))
 
 
+def _positive(power: Tensor) -> Tensor:
+    bad = ~((power > 0) & power.isfinite())
+    if bool(bad.any()):
+        raise ValueError(f"spectrum must be positive and finite, got {float(power[bad][0]):g}; a power of 0 means an axis along which the data stand still")
+    return power
+
+
 def _logs(path: Path, spectrum: Tensor, t: Tensor) -> Tensor:
     """log(b^2 Sigma_0 + c^2) at times t, (times, frequencies)."""
-    power = checks.tensor("spectrum", spectrum, floating=True).detach().double()
+    power = _positive(checks.tensor("spectrum", spectrum, floating=True).detach().double())
     if path.two_sided:
         raise ValueError("path must be one-sided to have a Fisher length, got a two-sided one")
     at = path.coefficients(t)

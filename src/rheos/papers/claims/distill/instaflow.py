@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from rheos.core import Draws
 from rheos.couplings import Reflow
 from rheos.data import load
-from rheos.distill import one_step
-from rheos.distill.distillation import Budget, reflow_distill
+from rheos.distill import Budget, one_step, reflow_distill
 from rheos.guidance import classifier_free
 from rheos.metrics import digit_features, frechet, sliced_w2
 from rheos.models import Conditions, Model, Standardise

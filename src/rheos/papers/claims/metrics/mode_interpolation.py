@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from rheos.core import Draws
 from rheos.data import GaussianMixture
-from rheos.guidance.variance_filter import RandomFilter, VarianceFilter
-from rheos.metrics.off_mode import hallucinated, hallucination
-from rheos.metrics.trajectory_variance import TrajectoryVariance
-from rheos.models import Model, train
-from rheos.models.recursion import recursive_training
+from rheos.guidance import RandomFilter, VarianceFilter
+from rheos.metrics import TrajectoryVariance, hallucinated, hallucination
+from rheos.models import Model, recursive_training, train
 from rheos.objectives import Uniform
 from rheos.papers import Check, Scale, bars
 from rheos.paths import ExactField, Path, Times

@@ -21,13 +21,11 @@ from rheos.core import Draws, Trace, evolve
 from rheos.couplings import Independent
 from rheos.data import NAMES, Dataset, load
 from rheos.models import Standardise
-from rheos.nets import UNet
-from rheos.nets.skips import ConstantSkip, LearnedSkip, Skip
+from rheos.nets import ConstantSkip, LearnedSkip, Skip, UNet
 from rheos.objectives import Matching
 from rheos.papers import Check, Scale, bars
 from rheos.paths import Path
-from rheos.training import Descent
-from rheos.training.oscillation import FeatureOscillation, decoder_blocks
+from rheos.training import Descent, FeatureOscillation, decoder_blocks
 
 # Over the plain U-Net's: swing of the features, of the gradient's norm, and the mean loss of the last steps.
 FEATURES_AT_MOST = 0.8

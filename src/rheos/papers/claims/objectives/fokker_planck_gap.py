@@ -19,11 +19,10 @@ import torch
 from rheos.core import Draws, evolve
 from rheos.couplings import Independent, Pair
 from rheos.data import GaussianMixture, load
-from rheos.objectives import Matching, Uniform
-from rheos.objectives.fokker_planck import FokkerPlanckResidual
+from rheos.objectives import FokkerPlanckResidual, Matching, Uniform
 from rheos.papers import Check, Scale, bars, fixture
 from rheos.paths import Field, Path
-from rheos.samplers.gap import OdeSdeGap, ode_sde_gap
+from rheos.samplers import OdeSdeGap, ode_sde_gap
 from rheos.training import Descent
 
 # Distance of the flow's samples to the SDE's with the best weight over that without; the mean residual with the largest weight over that without.

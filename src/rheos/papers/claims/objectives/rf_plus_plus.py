@@ -19,11 +19,9 @@ from rheos.distill import rectify
 from rheos.metrics import digit_features, frechet, sliced_w2
 from rheos.models import train
 from rheos.nets import ResidualMLP
-from rheos.objectives import L2, Matching, PseudoHuber, Uniform, UShaped
-from rheos.objectives.gaps import PerceptualHuber
+from rheos.objectives import L2, Matching, PerceptualHuber, PseudoHuber, Uniform, UShaped
 from rheos.papers import Check, Scale, bars, digits_flow_teacher, fixture
-from rheos.paths import Field, Path, Times
-from rheos.paths.snr_matching import matched
+from rheos.paths import Field, Path, Times, matched
 from rheos.samplers import Euler, RungeKutta, sample
 
 # The specification's gate; its prototype had 0.86 on the plane.

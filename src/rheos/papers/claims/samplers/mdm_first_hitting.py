@@ -16,14 +16,11 @@ import re
 import torch
 
 from rheos.core import Draws
-from rheos.data import NAMES, load
-from rheos.data.chains import MarkovChain
+from rheos.data import NAMES, MarkovChain, load
 from rheos.metrics import ngram_distance
 from rheos.papers import Check, Scale, bars
-from rheos.paths.masked import MaskedPath
-from rheos.paths.masked_field import MaskedField
-from rheos.samplers.categories import categorical, predicted_token_law, suppression
-from rheos.samplers.masked import FirstHitting, MaskedAncestral, sample_tokens
+from rheos.paths import MaskedField, MaskedPath
+from rheos.samplers import FirstHitting, MaskedAncestral, categorical, predicted_token_law, sample_tokens, suppression
 
 # From rheos' specification, written before the run; the paper: 20 times faster sampling, and entropies that fall with the number of steps.
 DISTANCE_OVER_HALVES_AT_MOST = 1.3

@@ -15,12 +15,6 @@ def stirred(*args, **settings) -> TokenTransformer:
     return net
 
 
-def stirred_not(seed: int) -> TokenTransformer:
-    """A network as it begins."""
-    with Draws(seed).scope(0):
-        return TokenTransformer(24, 11, width=32, depth=1)
-
-
 X = torch.tensor([[0, 5, 2, 3, 1], [4, 4, 0, 5, 5]])
 
 
@@ -59,8 +53,10 @@ def test_neighbours_are_mixed_where_positions_share_a_vocabulary_and_columns_are
 
 
 def test_it_learns_which_letter_follows_which_within_a_hundred_steps(seed):
-    """Rows count onwards from a random letter, three positions in four hidden: with its neighbours' places unheard, a network knows no letter."""
-    draws, net = Draws(seed), stirred_not(seed)
+    """Rows count onwards from a random letter, three positions in four hidden; without the convolution a hundred steps end above 0.98 nats."""
+    draws = Draws(seed)
+    with Draws(seed).scope(0):
+        net = TokenTransformer(24, 11, width=32, depth=1)
     descent = torch.optim.Adam(net.parameters(), lr=1e-2, betas=(0.9, 0.99))
     first = draws.integers("first", 0, (100, 32, 1), 11)
     hidden = draws.uniform("hidden", 0, (100, 32, 24)) < 0.75
@@ -73,8 +69,7 @@ def test_it_learns_which_letter_follows_which_within_a_hundred_steps(seed):
         loss.backward()
         descent.step()
         losses.append(loss.item())
-    print(losses[0], losses[-1])
-    assert abs(losses[0] - 2.398) < 1e-2 and sum(losses[-10:]) / 10 < 1.2
+    assert abs(losses[0] - 2.398) < 1e-2 and sum(losses[-10:]) / 10 < 0.8
 
 
 def test_rows_do_not_see_each_other():

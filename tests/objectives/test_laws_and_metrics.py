@@ -12,7 +12,7 @@ from scipy import special, stats
 from rheos.core import Draws
 from rheos.couplings import Pair
 from rheos.data import digits_mixture
-from rheos.objectives import L2, LogitNormal, LogNormal, Matching, Ordered, Perceptual, PseudoHuber, Stratified, Uniform, UShaped
+from rheos.objectives import L1, L2, LogitNormal, LogNormal, Matching, Ordered, Perceptual, PseudoHuber, Stratified, Uniform, UShaped
 from rheos.paths import KINDS, Path, Student
 
 ONE_SIDED = [kind for kind in KINDS if kind != "residual"]     # a residual needs a source
@@ -415,8 +415,8 @@ X = torch.ones(4, 2)
     (lambda: PseudoHuber(0.0), r"^c must lie in \(0, inf\), got 0.0$"),
     (lambda: PseudoHuber(-0.1), r"^c must lie in \(0, inf\), got -0.1$"),
     (lambda: Perceptual(features, -1.0), r"^pixels must lie in \[0, inf\), got -1.0$"),
-    (lambda: Matching(Path.linear(), "eps"), "^predicts must be one of velocity, score, noise, data, v, got 'eps'$"),
-    (lambda: Matching(Path.linear(), ()), "^predicts must be one of velocity, score, noise, data, v, got 'nothing'"),
+    (lambda: Matching(Path.linear(), "eps"), "^predicts must be one of velocity, score, noise, data, v, residual, got 'eps'$"),
+    (lambda: Matching(Path.linear(), ()), "^predicts must be one of velocity, score, noise, data, v, residual, got 'nothing'"),
     (lambda: Matching(Path.interpolant(), "v"), "^predicts = v needs a one-sided path, got a two-sided one$"),
     (lambda: Matching(Path.linear(noise=Student(3.0)), "score"), r"^predicts = score needs a path with Gaussian noise, this one has Student\(dof=3.0\)$"),
     (lambda: Matching(Path.linear(), weight=-1.0), r"^weight must lie in \[0, inf\), got -1.0$"),
@@ -464,3 +464,27 @@ def test_a_network_with_unit_input_is_trained_on_what_it_will_be_shown():
     at = path.coefficients(t.double())
     torch.testing.assert_close(shown, (plain / torch.hypot(at.b, at.c)[:, None]).float(), rtol=1e-5, atol=1e-6)
     assert float(plain.abs().max()) > 2 * float(shown.abs().max())
+
+
+# -- the absolute difference -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [F32, F64, torch.complex128], ids=str)
+def test_l1_is_torchs(dtype, seed):
+    a, b = (Draws(seed).rows(name, 0, (6, 2, 3), dtype=F64).to(dtype) for name in ("a", "b"))
+    if dtype.is_complex:
+        a = a * (0.6 - 0.8j)
+    found = L1()(a, b)
+    assert found.shape == a.shape and not found.is_complex()
+    torch.testing.assert_close(found.mean(), torch.nn.functional.l1_loss(a, b))
+    np.testing.assert_allclose(found.numpy(), np.abs(a.numpy() - b.numpy()), rtol=1e-6)
+
+
+def test_l1_is_answered_best_by_the_median():
+    """Of 1, 2, 10: the mean, 13/3, is what L2 wants; a slope of L1 vanishes between numbers of equal count only."""
+    x1 = torch.tensor([[1.0], [2.0], [10.0]], dtype=F64)
+    slope = lambda metric, value: torch.autograd.grad(metric(answer := torch.full((3, 1), value, dtype=F64, requires_grad=True), x1).mean(), answer)[0].sum()
+    assert float(slope(L1(), 1.9)) < 0 < float(slope(L1(), 2.1)) and abs(float(slope(L2(), 13 / 3))) < 1e-12 < abs(float(slope(L1(), 13 / 3)))
+    net = Spy()
+    loss = Matching(Path.linear(), "data", metric=L1())(net, Pair(x1), seed=1)
+    (x, t), = net.seen
+    torch.testing.assert_close(loss.value, (0.3 * x + t[:, None] - x1).abs().mean())

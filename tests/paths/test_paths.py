@@ -10,7 +10,7 @@ from rheos.core import Draws
 from rheos.data import GaussianMixture, skewed
 from rheos.paths import KINDS, LAM, QUADRATIC, RHO, SQRT_U, Clock, Coefficients, ExactField, Field, Path, Prediction, T, Times, U
 
-ONE_SIDED = [kind for kind in KINDS if kind != "residual"]     # a residual needs a source
+NAMED = [kind for kind in KINDS if kind != "residual"]     # a residual needs a source
 
 F64 = torch.float64
 ONE_SIDED = {"linear": Path.linear(), "vp": Path.vp(), "steep vp": Path.vp(0.3, 7.0), "cosine": Path.cosine(), "ve": Path.ve(0.05, 9.0),
@@ -94,8 +94,8 @@ def test_the_velocity_of_a_point_is_its_time_derivative(name):
 # -- conversions -------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ONE_SIDED)
-@pytest.mark.parametrize("of", ONE_SIDED)
-@pytest.mark.parametrize("to", ONE_SIDED)
+@pytest.mark.parametrize("of", NAMED)
+@pytest.mark.parametrize("to", NAMED)
 def test_conversions_give_what_made_the_point(name, of, to):
     """x and v are made from x1 and z; every kind read off every other must be the one that went in."""
     path, x1, z = ONE_SIDED[name], Draws(2).rows("x1", 0, (5, 2, 3), dtype=F64), Draws(2).rows("z", 0, (5, 2, 3), dtype=F64)
@@ -168,13 +168,13 @@ def test_a_time_for_each_row_equals_row_by_row():
     whole = field(x, INSIDE)
     for i, t in enumerate(INSIDE):
         one = field(x[i : i + 1], t)
-        for kind in ONE_SIDED:
+        for kind in NAMED:
             torch.testing.assert_close(whole.of(kind)[i : i + 1], one.of(kind), rtol=1e-12, atol=1e-12)
 
 
 # -- fields ------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("predicts", ONE_SIDED)
+@pytest.mark.parametrize("predicts", NAMED)
 def test_a_field_answers_every_kind_from_what_its_network_predicts(predicts):
     exact, x = ExactField(Path.vp(), mixture()), Draws(0).rows("x", 0, (5, 2), dtype=F64)
     told = []
@@ -184,9 +184,9 @@ def test_a_field_answers_every_kind_from_what_its_network_predicts(predicts):
         return exact(x, t).of(predicts)
 
     field = Field(net, Path.vp(), predicts)
-    for kind in ONE_SIDED:
+    for kind in NAMED:
         torch.testing.assert_close(getattr(field, kind)(x, 0.4, "told"), exact(x, 0.4).of(kind), rtol=1e-9, atol=1e-9)
-    assert field.nfe == len(ONE_SIDED) and told[0] == (F64, (5,), "told")
+    assert field.nfe == len(NAMED) and told[0] == (F64, (5,), "told")
     torch.testing.assert_close(field.drift(x, 0.4, epsilon=0.7), exact.velocity(x, 0.4) + 0.7 * exact.score(x, 0.4))
 
 
@@ -335,7 +335,7 @@ def test_a_schedule_of_ones_own_makes_a_path_that_no_file_can_hold():
     (lambda: Path.vp(20.0, 0.1), "beta_max must be above beta_min = 20.0, got 0.1"),
     (lambda: Path.vp(-1.0), "beta_min must lie in"),
     (lambda: Clock("rhoo"), r"clock must be one of .*did you mean rho"),
-    (lambda: Field(lambda x, t, c: x, Path.linear(), "eps"), "predicts must be one of velocity, score, noise, data, v, got 'eps'"),
+    (lambda: Field(lambda x, t, c: x, Path.linear(), "eps"), "predicts must be one of velocity, score, noise, data, v, residual, got 'eps'"),
     (lambda: Field(lambda x, t, c: x[:1], Path.linear())(torch.ones(3, 2), 0.5), r"net must return the shape of x, \(3, 2\), got \(1, 2\)"),
     (lambda: Field(lambda x, t, c: (x, x), Path.linear())(torch.ones(3, 2), 0.5), "net must return 1 tensors"),
     (lambda: Field(lambda x, t, c: x, Path.linear())(torch.ones(3, 2), torch.ones(2)), "t must be one number or have shape"),

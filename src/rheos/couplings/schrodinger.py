@@ -212,7 +212,7 @@ class SchrodingerBridge:
     ValueError for epsilon not above 0, fewer components than 1, and shapes or dtypes that differ.
 
     >>> from rheos.data import skewed, two_moons
-    >>> bridge = SchrodingerBridge(skewed(), two_moons(), epsilon=0.5, components=5).fit(steps=300, batch=64)
+    >>> bridge = SchrodingerBridge(skewed(), two_moons(), epsilon=0.5, components=5).fit(steps=100, batch=64)
     >>> pair = bridge.sample(500)                                 # against E |x1 - x0|^2 of independent pairs
     >>> bool((pair.x1 - pair.x0).square().mean() < 0.7 * (pair.x1.flip(0) - pair.x0).square().mean())
     True

@@ -69,8 +69,8 @@ class SemiDiscrete:
     ValueError for fewer than 2 points, weights that are no probabilities, and shapes or dtypes that differ.
 
     >>> points = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [2.0, 1.0]])
-    >>> fitted = SemiDiscrete(None, points, torch.tensor([0.5, 0.3, 0.2])).fit(steps=600)
-    >>> [round(v, 2) for v in (fitted.shares() + 0.005).tolist()] == [0.5, 0.3, 0.2] or fitted.residual < 0.02
+    >>> fitted = SemiDiscrete(None, points, torch.tensor([0.5, 0.3, 0.2])).fit(steps=200)
+    >>> bool((fitted.shares(20_000) - fitted.weights).abs().max() < 0.02)
     True
     """
 

@@ -103,8 +103,8 @@ def reflow_distill(
 ) -> tuple[Field, Field]:
     """(flow, one_step): the teacher's flow straightened `rounds` times, guidance folded in, and a map that is one Euler step of its field.
 
-    teacher: a velocity on Path.linear() or Path.interpolant("none"); bring a diffusion model there by `rheos.paths.snr_matching`. conditions: what pairs are made
-        for: a tensor or a dict of tensors whose rows are drawn at random, such as the data's labels; a function (n, seed=Draws) -> conditions; or None.
+    teacher: a velocity on Path.linear() or Path.interpolant("none"); bring a diffusion model there by `paths.matched`. conditions: what pairs are
+        made for: a tensor or a dict of tensors whose rows are drawn at random, such as the data's labels; a function (n, seed=Draws) -> conditions; or None.
     guidance: classifier-free scale of the teacher, 1.5 to 5; None: as the teacher is. It needs conditions, and a network that was taught without them too.
     rounds: 1 as in the paper; 0 distils the teacher directly, whose paths are bent: its control. pairs, steps: simulated, and minibatches, a round.
     distill_steps: minibatches for each of `metrics`, through which distillation passes in turn; (L2(), OnData(Perceptual(features))) is the paper's order.

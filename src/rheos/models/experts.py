@@ -213,13 +213,14 @@ def train_experts(
 ) -> Experts:
     """Divide `data` into parts, learn a flow of each in a process of its own, and a router that joins them.
 
-    parts: how many, see `partition` (features goes there), or the part of every row, (rows,) int64. net: "auto", "mlp", "unet", "dit".
-    processes: how many at once, of one thread each; 0: none, one expert after the other in this one. batch: rows of an expert's minibatch; None: `train`'s own divided by the number of parts, so that
-    all experts together compute as much as one model would. A part smaller than that is read several times a minibatch. condition: "label", "none"
-    or "auto"; with labels the router is told them too. folder: where the processes work, kept afterwards; None: a temporary one. An expert whose process
-    died is named by a RuntimeError; `resume=True` with the same folder then trains what is missing, from its last checkpoint of `every` steps, and
-    keeps the rest. router_...: the router's training, minibatches of all the data in their true frequencies, and its `MLPClassifier`. settings: others
-    of `train` that are numbers or words (rate, schedule, width, depth, dropout, predicts, decay, clip, precision, device ("cpu"), ...).
+    parts: how many, see `partition` (features goes there), or the part of every row, (rows,) int64. net: "auto", "mlp", "unet", "dit". processes: how
+    many at once, of one thread each; 0: none, one expert after the other in this one. batch: rows of an expert's minibatch; None: `train`'s own
+    divided by the number of parts, so that all experts together compute as much as one model would. A part smaller than that is read several times a
+    minibatch. condition: "label", "none" or "auto"; with labels the router is told them too. folder: where the processes work, kept afterwards; None:
+    a temporary one. An expert whose process died is named by a RuntimeError; `resume=True` with the same folder then trains what is missing, from its
+    last checkpoint of `every` steps, and keeps the rest. router_...: the router's training, minibatches of all the data in their true frequencies,
+    and its `MLPClassifier`. settings: others of `train` that are numbers or words (rate, schedule, width, depth, dropout, predicts, decay, clip,
+    precision, device ("cpu"), ...).
 
     A process gets the rows of its part, the scale of all the data and its settings, and nothing else until it ends: `card["exchanged"]` is the number of
     bytes of its siblings' files that Python opened in it, `card["sockets"]` how often it used a socket. Both are measured.

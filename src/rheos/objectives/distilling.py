@@ -7,23 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from rheos.core import Draws
 from rheos.couplings import Pair
 from rheos.objectives.gaps import L2, STRAIGHT, Metric, PointMetric
 from rheos.objectives.matching import Loss, Matching, _Adding
+from rheos.objectives.when import At
 from rheos.paths import Path
 
 __all__ = ["Distill"]
-
-
-class _Start:
-    """All times are 0."""
-
-    def sample(self, n: int, *, seed: int | Draws, step: int, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(n, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +37,7 @@ class Distill(_Adding):
     def __post_init__(self):
         if self.path not in STRAIGHT:
             raise ValueError(f"path must be Path.linear() or Path.interpolant('none'), got {self.path.schedule}")
-        object.__setattr__(self, "_matching", Matching(self.path, when=_Start(), metric=self.metric))
+        object.__setattr__(self, "_matching", Matching(self.path, when=At(), metric=self.metric))
 
     def __call__(self, net: Callable, pair: Pair, *, seed: int | Draws = 0, step: int = 0) -> Loss:
         """The loss of `net` on minibatch `pair`. ValueError for pairs without x0."""

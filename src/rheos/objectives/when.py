@@ -12,7 +12,7 @@ from torch import Tensor
 from rheos.core import Draws, checks
 from rheos.paths import Path
 
-__all__ = ["LogNormal", "LogitNormal", "Ordered", "Stratified", "TimeLaw", "UShaped", "Uniform"]
+__all__ = ["At", "LogNormal", "LogitNormal", "Ordered", "Stratified", "TimeLaw", "UShaped", "Uniform"]
 
 
 @runtime_checkable
@@ -36,6 +36,21 @@ class Uniform:
         """(n,) numbers in (0, 1)."""
         u = Draws.of(seed).uniform("time", step, (n,), device=device, dtype=dtype, ahead=True)
         return u if self.eps == 0 else self.eps + (1 - 2 * self.eps) * u
+
+
+@dataclass(frozen=True)
+class At:
+    """One time for all rows: 0 for maps that leave the start in one step. It is a share of the path's interval, as all laws here are."""
+
+    share: float = 0.0
+
+    def __post_init__(self):
+        checks.between("share", self.share, 0.0, 1.0)
+
+    def sample(self, n: int, *, seed: int | Draws = 0, step: int = 0, device: torch.device | str | None = None,
+               dtype: torch.dtype = torch.float64) -> Float[Tensor, " n"]:
+        """(n,) times the same number."""
+        return torch.full((n,), self.share, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)

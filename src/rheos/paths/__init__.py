@@ -6,6 +6,7 @@ from rheos.paths.field import Field
 from rheos.paths.kinetic import Arc, KineticOptimal, Separation
 from rheos.paths.masked import MaskedPath
 from rheos.paths.masked_field import GuidedTokens, MaskedField
+from rheos.paths.mixture import LearnedRouter, Mixture, PosteriorRouter
 from rheos.paths.noise import Base, Gaussian, NoiseLaw, Student, transfer_sigma
 from rheos.paths.offset_noise import Offset
 from rheos.paths.path import Path, PathPoint
@@ -42,14 +43,17 @@ __all__ = [
     "GuidedTokens",
     "Interpolant",
     "KineticOptimal",
+    "LearnedRouter",
     "Linear",
     "MaskedField",
     "MaskedPath",
     "Matched",
+    "Mixture",
     "NoiseLaw",
     "Offset",
     "Path",
     "PathPoint",
+    "PosteriorRouter",
     "Prediction",
     "Residual",
     "Schedule",

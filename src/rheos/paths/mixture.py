@@ -134,7 +134,8 @@ def _probabilities(told: Tensor) -> Tensor:
         return torch.softmax(told, -1)
     if bool((told >= 0).all()):
         worst = int((plain - 1).abs().argmax())
-        raise ValueError(f"router must return probabilities that sum to 1 in every row, or their logarithms, got a sum of {float(plain[worst]):g} in row {worst}")
+        raise ValueError(f"router must return probabilities that sum to 1 in every row, or their logarithms, got a sum of {float(plain[worst]):g} "
+                         f"in row {worst}")
     worst = int(torch.nan_to_num(log_sum, nan=math.inf).abs().argmax())
     raise ValueError(f"router must return log-probabilities, normalised (use log_softmax), or probabilities; got logarithms of numbers "
                      f"that sum to {float(log_sum[worst].exp()):g} in row {worst}")

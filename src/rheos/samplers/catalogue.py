@@ -7,13 +7,14 @@ from rheos.samplers.momentum import GHVB, HeavyBall
 from rheos.samplers.ordinary import AdamsBashforth, Euler, RungeKutta
 from rheos.samplers.pseudo import PLMS
 from rheos.samplers.singlestep import Singlestep
+from rheos.samplers.spectral import SpectralDDIM
 from rheos.samplers.stochastic import EulerMaruyama
 from rheos.samplers.tables import Rule
 
 __all__ = ["RULES", "public_rules"]
 
 RULES = (Exponential, DDIM, DDPM, DEIS, DPMSolverPP, UniPC, Singlestep, PLMS, Euler, AdamsBashforth, RungeKutta, EulerMaruyama, HeavyBall, GHVB,
-         BDIA)
+         BDIA, SpectralDDIM)
 
 
 def public_rules() -> list[Rule]:

@@ -108,7 +108,10 @@ class Multistep:
         answer = self.field(x, t, self.cond, at=times.each[i])
         moved, x = None if answer.x is x else answer.x - x, answer.x
         if self.edit is not None and getattr(self.edit, "kind", kind) != kind:
-            answer = self.field.path.prediction({self.edit.kind: self._edited(answer.of(self.edit.kind), x, t)}, x, times.each[i])
+            told = answer.of(self.edit.kind)
+            edited = self._edited(told, x, t)
+            if edited is not told:          # an edit that only looks leaves the answer as it is
+                answer = self.field.path.prediction({self.edit.kind: edited}, x, times.each[i])
         value = self.table.told(answer, i)
         return value if self.edit is None or getattr(self.edit, "kind", kind) != kind else self._edited(value, x, t), moved
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rheos.core import Draws, checks, evolve, raising_interrupts
 from rheos.couplings import Independent
 from rheos.guidance import classifier_free
-from rheos.objectives import Matching
+from rheos.objectives import At, Matching
 from rheos.paths import Field, Path, Times
 from rheos.paths.asking import evaluating, spread
 from rheos.paths.terminal import LEAST_SIGNAL
@@ -139,13 +139,6 @@ def _from_nothing(psi: Field) -> None:
         raise ValueError(f"psi must predict data, v or velocity, since noise tells nothing where there are no data, got {', '.join(psi.predicts)}")
 
 
-class _Start:
-    """All times are 0."""
-
-    def sample(self, n: int, *, seed: int | Draws, step: int, device: torch.device | str | None, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(n, device=device, dtype=dtype)
-
-
 def fit_one_more_step(x: Float[Tensor, "rows *event"], net: nn.Module, *, cond: Any = None, steps: int = 500, drop_condition: float = 0.1,
                       seed: int | Draws = 0, **settings: Any) -> Field:
     """psi: `net`, trained in place to tell v = -x1 from pure noise, as the Field of its averaged weights on `Path.cosine()`.
@@ -168,7 +161,7 @@ def fit_one_more_step(x: Float[Tensor, "rows *event"], net: nn.Module, *, cond: 
         raise TypeError(f"net must be a network, got {type(net).__name__}")
     for name in settings:
         checks.one_of("a setting of fit_one_more_step", name, [f.name for f in fields(Descent) if f.name not in ("objective", "coupling", "seed")])
-    objective = Matching(Path.cosine(), "v", _Start(), drop_condition=drop_condition if cond is not None else 0.0)
+    objective = Matching(Path.cosine(), "v", At(), drop_condition=drop_condition if cond is not None else 0.0)
     defaults = {"batch": 256, "optimizer": partial(torch.optim.Adam, lr=2e-3, betas=(0.9, 0.99)), "rate": Cosine(steps, min(steps // 50, 100)),
                 "average": Average(0.99), "clip": 1.0}
     fit = Descent(objective, Independent(x, cond=cond), seed=seed, **(defaults | settings))

@@ -33,6 +33,17 @@ def test_on_a_line_cells_end_at_the_quantiles(seed):
     assert fitted.residual < 0.12
 
 
+def test_the_loss_at_its_least_is_what_the_map_earns(seed):
+    losses = []
+    SemiDiscrete(None, LINE, SHARES).fit(200, 1024, seed=seed, watch=[lambda step, state: losses.append(float(state.loss)) and None])
+    # E u(x) - sum nu_i h_i ends at E <x, T(x)>, of which a cell from a to b gives y (p(a) - p(b)); here over the scales of x, 1, and of the points.
+    order, normal = [1, 2, 0, 3], torch.distributions.Normal(torch.zeros((), dtype=F), 1)
+    edges = normal.icdf(torch.cat([torch.zeros(1, dtype=F), SHARES[order].cumsum(0)[:-1], torch.ones(1, dtype=F)]))
+    earned = (LINE[order, 0] * -normal.log_prob(edges).exp().diff()).sum() / LINE.std(correction=0)
+    # The scale of x is that of 4096 draws.
+    assert sum(losses[-50:]) / 50 == pytest.approx(float(earned), rel=0.08)
+
+
 def test_between_equal_sets_it_is_the_assignment(seed):
     x, y = 0.7 * noise(40, seed) + 1, skewed().sample(40, seed=seed)
     fitted = SemiDiscrete(x, y).fit(700, 40, 0.1, seed=seed)

@@ -8,6 +8,8 @@ equality over all 1000 levels of the DDPM schedule, in float64, on the exact fie
 
 The three networks are one U-Net of 0.4 million weights that is shown the degraded picture beside its input, with one training each: 800 minibatches of 32.
 They are shared between seeds, which draw the test pictures, their degradation and the starts. The rival takes whichever of two samplers is best for it.
+Against regression, which has all its training for its one call, the threshold of half a decibel is missed by two at this little training: already one call,
+which asks for no more than regression does, is two decibels below it.
 Smoke scale has the equality only. On a GPU: crops of 64 x 64 of the photographs.
 """
 from functools import cache, partial
@@ -22,7 +24,7 @@ from rheos.nets import UNet
 from rheos.objectives import L1, Matching
 from rheos.papers import Check, Scale, bars, fixture
 from rheos.paths import ExactField, Field, Path, T, Times
-from rheos.samplers import DDIM, ResidualDDIM, RungeKutta, sample
+from rheos.samplers import DDIM, ResidualDDIM, Rule, RungeKutta, sample
 from rheos.training import Average, Cosine, Descent
 
 DISTANCE_FROM_DDIM_AT_MOST = 1e-12          # a prototype saw 7e-15
@@ -56,8 +58,8 @@ def equality(seed: int, steps: int) -> Check:
         return float((sample(as_residual(path, exact), start=start, rule=ResidualDDIM(), times=Times.uniform(path, steps, T)) - ddim).abs().max())
 
     # The conversion taken away: the paper's own schedule of residual and noise, for the same network.
-    return Check(f"largest difference from DDIM over {steps + 1} levels, source 0, coefficients converted", gap(Path.residual(1.0, like=DIFFUSION.schedule)), "<=",
-                 DISTANCE_FROM_DDIM_AT_MOST, control=gap(Path.residual(1.0)))
+    return Check(f"largest difference from DDIM over {steps + 1} levels, source 0, coefficients converted",
+                 gap(Path.residual(1.0, like=DIFFUSION.schedule)), "<=", DISTANCE_FROM_DDIM_AT_MOST, control=gap(Path.residual(1.0)))
 
 
 # -- deblurring --------------------------------------------------------------------------------------------------------------
@@ -134,10 +136,10 @@ class Deblurring:
     def psnr(self, found: Tensor) -> float:
         return float((10 * torch.log10(4 / (found.clamp(-1, 1) - self.x).flatten(1).square().mean(1))).mean())
 
-    def residual(self, rule=None, steps: int = CALLS, start: Tensor | None = None) -> float:
+    def residual(self, rule: Rule | None = None, steps: int = CALLS) -> float:
         field = Field(network("residual"), PATHS["residual"], PREDICTS["residual"])
-        start = self.given if start is None else start
-        return self.psnr(sample(field, start=field.path.start(start, seed=self.seed), cond=self.given, rule=ResidualDDIM() if rule is None else rule, steps=steps))
+        start = field.path.start(self.given, seed=self.seed)
+        return self.psnr(sample(field, start=start, cond=self.given, rule=ResidualDDIM() if rule is None else rule, steps=steps))
 
     def diffusion(self, steps: int = CALLS, seed: int | None = None) -> float:
         field = Field(network("diffusion"), PATHS["diffusion"], PREDICTS["diffusion"])
@@ -165,7 +167,8 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
         Check(f"{task.name}: PSNR in {CALLS} calls over one-step regression's, dB", ours - regression, ">=", GAIN_OVER_REGRESSION_AT_LEAST,
               control=diffusion - regression),
         report(f"{task.name}: PSNR in {CALLS} calls over the degraded picture's, dB", ours - given, 1.0),
-        report(f"{task.name}: PSNR in 20 calls over conditional diffusion's in 20, dB", task.residual(steps=20) - task.diffusion(steps=20), GAIN_OVER_DIFFUSION_AT_LEAST),
+        report(f"{task.name}: PSNR in 20 calls over conditional diffusion's in 20, dB", task.residual(steps=20) - task.diffusion(steps=20),
+               GAIN_OVER_DIFFUSION_AT_LEAST),
         report(f"{task.name}: PSNR in one call over one-step regression's, dB", task.residual(steps=1) - regression, GAIN_OVER_REGRESSION_AT_LEAST),
         report(f"{task.name}: PSNR in 5 steps over Heun's in 3, with one call more, dB", ours - task.residual(RungeKutta(2), 3), 0.0),
     ]

@@ -23,6 +23,7 @@ from rheos.samplers import (
     Multistep,
     MultistepState,
     Row,
+    ResidualDDIM,
     RungeKutta,
     Table,
     default_rule,
@@ -333,6 +334,8 @@ def test_the_default_suits_what_the_network_tells():
     steady = AdamsBashforth(2, spacing=QUADRATIC)
     assert of(Path.vp(), "noise") == of(Path.vp(), "velocity") == of(Path.linear(), "noise") == of(Path.vp(), "score") == steady
     assert of(Path.interpolant(), "velocity", "noise") == RungeKutta(2)
+    assert of(Path.interpolant(), "residual", "noise") == of(Path.residual(0.1), "noise", "residual") == ResidualDDIM()
+    assert of(Path.residual(1.0), "residual", "noise") == AdamsBashforth(2)
 
 
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])

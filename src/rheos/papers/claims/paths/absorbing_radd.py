@@ -4,7 +4,7 @@ clean data, 2024, arXiv:2406.03736).
 Claim: the score of masked diffusion is a known function of time times the conditional law of a hidden token given the shown ones, which has no
 time in it. So a network without time is enough; its answer stays good until a token is shown, which saves calls, n (1 - (1 - 1/n)^L) in place of n;
 and four losses, over times, chances of being hidden and numbers of hidden tokens, are one. Here: WordNet's definitions in the letters a to z
-and blanks, 64 at a time, and transformers of two layers of width 64 that see both ways, with a convolution over five letters before them, 1200
+and blanks, 64 at a time, and transformers of two layers of width 64 that see both ways, with a convolution over five letters before them, 600
 minibatches of 64; times and the four losses on 2000 held-out rows; two pairs of twins, one of each told the time. The paper has text at the size
 of GPT-2. Where `rheos data` has no glosses the text is Python's own library; rows say which. Smoke scale: the descriptions of scikit-learn's data
 sets, and a network that has learned next to nothing.

@@ -185,6 +185,8 @@ def test_pairs_of_both_kinds_are_visited_by_their_number(seed):
     (lambda: Paired(Z, Z) + Paired(Z[:, :1], Z[:, :1]), ValueError, r"pairs to be joined must have one event shape, got \(2,\) and \(1,\)"),
     (lambda: Paired(Z, Z, torch.arange(50)) + Paired(Z, Z), ValueError, "pairs to be joined must have conditions of one kind, got Tensor and NoneType"),
     (lambda: Paired(Z, Z, {"a": torch.arange(50)}) + Paired(Z, Z, {"b": torch.arange(50)}), ValueError, "pairs to be joined must have conditions of one kind"),
+    (lambda: Paired(Z, Z, torch.arange(50)) + Paired(Z, Z, torch.zeros(50)), ValueError, "conditions of one shape and dtype, got cond of .*int64 and of .*float32"),
+    (lambda: Paired(Z, Z, {"a": Z}) + Paired(Z, Z, {"a": Z[:, :1]}), ValueError, r"conditions of one shape and dtype, got a of \(2,\) in .* and of \(1,\)"),
     (lambda: Paired(Z, Z) + 3, TypeError, None),
 ])
 def test_refusals_both_ways(call, error, message):

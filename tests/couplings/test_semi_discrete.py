@@ -161,6 +161,20 @@ def fitted():
     return FITTED["one"]
 
 
+def continued():
+    return SemiDiscrete(None, LINE, angle=0.7).fit(5, 16)
+
+
+def test_between_two_cells_that_nobody_fell_into_it_is_the_best_ones_point():
+    """The source is one far cluster: all other cells have no draws and no centres."""
+    points = torch.tensor([[0.0], [1.0], [20.0], [21.0]])
+    plan = SemiDiscrete(torch.tensor([[-5.0], [-5.5], [-6.0]]), points, torch.tensor([0.97, 0.01, 0.01, 0.01]), angle=1.0).fit(1, 8, rate=1e-9)
+    plan._centres, plan._angles = torch.tensor([[-5.0], [math.inf], [math.inf], [math.inf]]), (0.0, math.pi)
+    plan._heights = torch.zeros(4)
+    made = plan.continued(torch.tensor([[30.0], [-5.0]]))
+    assert made.y[0].item() == 21.0 and bool(made.kept.all()) and bool(made.y.isfinite().all())
+
+
 @pytest.mark.parametrize(("make", "error", "words"), [
     (lambda: SemiDiscrete(None, LINE[:1]), ValueError, "points must hold at least 2 rows, got 1"),
     (lambda: SemiDiscrete(None, LINE * math.nan), ValueError, "points must be finite"),
@@ -184,6 +198,12 @@ def fitted():
     (lambda: SemiDiscrete(None, torch.zeros(3, 2)).fit(5), ValueError, "source and points must not stand still in one place"),
     (lambda: fitted().map(noise(3, 0)), ValueError, r"x must hold events of shape \(1,\), got \(2,\)"),
     (lambda: fitted().continued(LINE), ValueError, "angle was not given"),
+    (lambda: fitted().map(LINE / 0), ValueError, "x must be finite"),
+    (lambda: fitted().map(LINE.half()), TypeError, "x must hold real numbers in float32 or float64, got torch.float16|Type-check error"),
+    (lambda: continued().continued(LINE * math.nan), ValueError, "x must be finite"),
+    (lambda: SemiDiscrete(None, LINE.half()), TypeError, "points must hold real numbers in float32 or float64, got torch.float16|Type-check error"),
+    (lambda: SemiDiscrete(None, LINE.to(torch.complex64)), TypeError, "points must hold real numbers .*, got torch.complex64|Type-check error"),
+    (lambda: SemiDiscrete(None, LINE).fit(5, clipp=1.0), ValueError, "a setting of fit must be one of .*did you mean clip"),
     (lambda: fitted().shares(0), ValueError, "n must be at least 1, got 0"),
     (lambda: fitted().cost(-1.0), ValueError, "p must lie in"),
 ])

@@ -177,6 +177,30 @@ def test_a_budget_counts_the_rows_that_pass(rounds, guidance):
     assert 3 * rows[True] == budget.training and budget.total == budget.simulation + budget.training
 
 
+def test_a_budget_counts_every_metric():
+    rows = 0
+
+    class Counted(Shifts):
+        def forward(self, x, t, cond=None):
+            nonlocal rows
+            rows += len(x) if self.training else 0
+            return super().forward(x, t, cond)
+
+    reflow_distill(Field(Counted([[1.0, 0.0]] * 4), Path.linear()), LABELS, integrate=euler, metrics=(L2(), L2()), **QUICK)
+    assert 3 * rows == Budget(24, 3, 2, 1, 8, 4, False, metrics=2).training
+
+
+def test_one_metric_needs_no_tuple_and_a_source_may_be_rows():
+    alone, tupled = (reflow_distill(teacher(), LABELS, integrate=euler, metrics=m, **QUICK)[1].net.layer.weight for m in (L2(), (L2(),)))
+    assert torch.equal(alone, tupled)
+    begins = []
+    rows = torch.arange(48.0).reshape(24, 2)
+    reflow_distill(teacher(), LABELS, source=rows, integrate=lambda f, x, c: begins.append(x) or x, **QUICK)
+    assert len(begins) == 2 and all(torch.equal(x.sort(0).values, rows) for x in begins)
+    reflow_distill(teacher(), LABELS, source=torch.arange(60.0).reshape(30, 2), integrate=lambda f, x, c: begins.append(x) or x, **QUICK)
+    assert begins[-1].shape == (24, 2) and not torch.equal(begins[-1], begins[-2])
+
+
 def test_direct_steps_spend_the_whole_budget_and_no_more():
     budget = Budget(1000, 1500, 700, 1, 256, 50)
     direct = [Budget(1000, 1500, budget.direct_steps + more, 0, 256, 50).total for more in (0, 1)]
@@ -188,7 +212,7 @@ def test_direct_steps_spend_the_whole_budget_and_no_more():
     ({"pairs": 0}, ValueError, "pairs must be at least 1"), ({"steps": 0}, ValueError, "steps must be at least 1"),
     ({"guidance": -1.0}, ValueError, "guidance must lie in"), ({"metrics": ()}, ValueError, "metrics must hold at least one"),
     ({"teacher": Shifts([[1.0, 0.0]])}, TypeError, None),
-    ({"teacher": Field(Shifts([[1.0, 0.0]]), Path.vp())}, ValueError, r"teacher must predict a velocity on Path.linear.*rheos.paths.snr_matching\(teacher\)"),
+    ({"teacher": Field(Shifts([[1.0, 0.0]]), Path.vp())}, ValueError, r"teacher must predict a velocity on Path.linear.*rheos.paths.matched\(teacher\)"),
     ({"teacher": Field(Shifts([[1.0, 0.0]]), Path.linear(), "data")}, ValueError, "teacher must predict a velocity on .* got data on"),
     ({"teacher": Field(lambda x, t, cond: x, Path.linear()), "integrate": lambda f, x, c: x}, TypeError, "net must be given"),
     ({"conditions": None}, ValueError, "conditions must be given: guidance needs something to steer towards"),
@@ -199,7 +223,10 @@ def test_direct_steps_spend_the_whole_budget_and_no_more():
     ({"conditions": [0, 1]}, TypeError, None),
     ({"objective": Matching(Path.vp())}, ValueError, "objective must learn a velocity on the teacher's path"),
     ({"objective": Matching(Path.linear(), "data")}, ValueError, "objective must learn a velocity on the teacher's path, got .*data"),
-    ({"batchs": 3}, ValueError, "batchs"),
+    ({"objective": Matching(Path.linear(), unit_input=True)}, ValueError, "objective must have the unit_input of the teacher, .* False, got True"),
+    ({"source": 3.0}, TypeError, "source must be a tensor .* or have a method sample.* got float"),
+    ({"batchs": 3}, ValueError, "a setting of reflow_distill must be one of .*batchs"),
+    ({"batchs": 3, "rounds": 0}, ValueError, "a setting of reflow_distill must be one of .*batchs"),
 ])
 def test_refusals(change, error, message):
     given = {"teacher": teacher(), "conditions": LABELS, "guidance": 1.5, "integrate": euler, **QUICK} | change
@@ -229,7 +256,8 @@ def test_guidance_on_a_network_without_null_is_refused_before_anything_is_simula
         reflow_distill(Field(NoNull(missing), Path.linear()), LABELS, guidance=2.0, integrate=integrate, **QUICK)
 
 
-@pytest.mark.parametrize(("change", "error"), [({"pairs": 0}, ValueError), ({"rounds": -1}, ValueError), ({"batch": 1.5}, TypeError), ({"guided": 1}, TypeError)])
+@pytest.mark.parametrize(("change", "error"), [({"pairs": 0}, ValueError), ({"rounds": -1}, ValueError), ({"batch": 1.5}, TypeError), ({"guided": 1}, TypeError),
+                                                ({"metrics": 0}, ValueError)])
 def test_budget_refusals(change, error):
     with pytest.raises(error):
         Budget(**({"pairs": 10, "steps": 5, "distill_steps": 5} | change))

@@ -221,3 +221,5 @@ def test_one_step_refuses_paths_that_do_not_start_straight(path):
 def test_a_misspelt_setting_is_named():
     with pytest.raises(ValueError, match="a setting of rectify must be one of .*did you mean clip"):
         rectify(Independent(torch.rand(8, 2)), lambda: torch.nn.Linear(2, 2), clipp=1.0)
+    with pytest.raises(ValueError, match="a setting of one_step must be one of .*did you mean clip"):
+        one_step(Paired(Z.float(), Z.float()), Affine(), clipp=1.0)

@@ -187,6 +187,7 @@ FIELD, ROWS = ExactField(Path.vp(), PLANE), PLANE.sample(20, seed=0)
     (lambda: ClassifierGuided(FIELD, lambda x, t: torch.ones(20, dtype=F64, requires_grad=True), 1.0).score(ROWS, 0.5), ValueError, "log_prob must depend on x"),
     (lambda: ClassifierGuided(FIELD, lambda x, t: 3.0, 1.0).score(ROWS, 0.5), ValueError, r"log_prob must return shape \(20,\).* got 3.0"),
     (lambda: classifier_free(3, 2.0), TypeError, "field"),
+    (lambda: classifier_free(classifier_free(FIELD, 2.0), 1.0), ValueError, "guidance must be given once: the field is guided already, by 2"),
     (lambda: MinorityGuidance(FIELD, NoisyClassifier((2,), 4), torch.zeros(3), torch.zeros(9), torch.zeros(9)).log_prob(ROWS, 1.5), ValueError, "t must lie in"),
     (lambda: NoisyClassifier((2,), 1), ValueError, "classes must be at least 2"),
 ])

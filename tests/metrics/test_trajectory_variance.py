@@ -63,6 +63,8 @@ def test_last_calls_are_the_last_calls():
         sample(FIELD, 3, rule=DDIM(), times=times, edit=edit, seed=2)
     truth = torch.stack([data for _, data in kept.seen[-6:]]).var(0, correction=0).mean(1)
     assert look.count == 6
+    by_times = TrajectoryVariance.last(times, 6)
+    assert (by_times.begin, by_times.end) == (look.begin, look.end)
     torch.testing.assert_close(look.variance, truth, atol=1e-12, rtol=1e-9)
 
 
@@ -129,6 +131,7 @@ TIMES = Times.uniform(Path.linear(), 5).t
     (lambda: TrajectoryVariance().variance, ValueError, r"at least 2 predictions of a run between them, got 0 in \[0.9, 1\]"),
     (lambda: ran(TrajectoryVariance(0.9999), steps=5).variance, ValueError, "at least 2 predictions"),
     (lambda: TrajectoryVariance.last(TIMES, 6), ValueError, "count must be at most the 5 calls"),
+    (lambda: TrajectoryVariance.last([0.0, 0.5, 1.0], 2), TypeError, "times"),
     (lambda: TrajectoryVariance.last(TIMES, 1), ValueError, "count must be at least 2"),
     (lambda: TrajectoryVariance.last(TIMES.flip(0), 2), ValueError, "times must run from noise to data"),
     (lambda: ran(TrajectoryVariance(0.0), rule=AdaptiveRungeKutta()), ValueError, "t must be one number for all samples"),

@@ -53,6 +53,14 @@ def test_a_filter_sees_every_generation_and_what_it_keeps_is_learned():
     torch.testing.assert_close(made[1].model.transform.mean, half.seen[0][::2].double().mean(0), atol=1e-6, rtol=1e-6)
 
 
+def test_every_generation_starts_at_other_noise(monkeypatch, seed):
+    """One model in the place of all: what differs is where samples begin."""
+    model = train(DATA, make(), steps=4, batch=32)
+    monkeypatch.setattr("rheos.models.recursion.train", lambda *_, **__: model)
+    made = recursive_training(DATA, make, 3, first=model, rows=20, seed=seed, sampling_steps=4)
+    assert all(float((a.x - b.x).abs().amax(1).min()) > 0 for a, b in ((made[0], made[1]), (made[1], made[2]), (made[0], made[2])))
+
+
 def test_samples_come_in_the_units_of_the_data():
     """A trained first generation stays where the data are, far from 0 in the second coordinate."""
     model = train(DATA, make(), steps=300, batch=64)
@@ -68,6 +76,8 @@ def test_samples_come_in_the_units_of_the_data():
     (lambda: recursive_training(rheos.data.load("digits"), make, 1), TypeError, "data"),
     (lambda: recursive_training(DATA, make(), 1, steps=1), (TypeError, ValueError), None),
     (lambda: recursive_training(DATA, make, 1, choose=VarianceFilter), TypeError, "choose must be callable"),
+    (lambda: recursive_training(DATA, make, 1, choose=lambda draw, n: draw(n, None), rows=4, **FAST), TypeError, "choose must return a Filtered, got Tensor"),
+    (lambda: recursive_training(DATA, lambda: 3, 1, steps=1), TypeError, "net_factory must return a network, got int"),
     (lambda: recursive_training(DATA, make, 1, first=make()), TypeError, "first"),
     (lambda: recursive_training(DATA, make, 1, patience=3), ValueError, "a setting of train must be one of"),
 ])

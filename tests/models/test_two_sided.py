@@ -151,6 +151,18 @@ def test_a_file_of_a_bridge_without_its_source_is_refused(tmp_path):
         rheos.load(folder)
 
 
+def test_rows_carried_over_in_parts_are_those_of_the_whole():
+    whole = MODEL.translate(S[:4], steps=3, seed=3)
+    torch.testing.assert_close(MODEL.translate(S[2:4], steps=3, seed=3, first=2), whole[2:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(MODEL.translate(S[:4], steps=3, seed=3, batch=3), whole, rtol=0, atol=1e-5)
+
+
+def test_a_source_that_works_in_place_leaves_the_data_alone():
+    x = X.clone()
+    prepared(x, path=RESIDUAL, source=lambda v: v.mul_(0.5))
+    assert torch.equal(x, X)
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------------
 
 ONE_SIDED = Model(Field(lambda x, t, c: x, Path.linear()), Standardise.none(X), (2,))
@@ -166,6 +178,7 @@ REFUSALS = [
     (lambda: prepared(path=RESIDUAL, source=lambda x: 3), ValueError, "source must return the shape of the data, .*got int"),
     (lambda: prepared(path=RESIDUAL, source=lambda x: x / 0), ValueError, "the result of source"),
     (lambda: prepared(path=RESIDUAL, source=S, coupling=Paired), ValueError, "source and target must have one shape, row i belonging to row i"),
+    (lambda: prepared(path=RESIDUAL, source=torch.ones(5, 2)), ValueError, "source is constant, all its entries are 1"),
     (lambda: prepared(coupling=Paired), ValueError, "coupling Paired needs a source whose rows belong to the data's"),
     (lambda: prepared(path=RESIDUAL, source=S, predicts="v"), ValueError, "predicts = v needs a one-sided path"),
     (lambda: prepared(path=RESIDUAL, source=S, unit_input=True), ValueError, "unit_input needs a one-sided path"),

@@ -213,6 +213,7 @@ def test_float64_and_own_rules(seed):
     (lambda: LearnedSkip(begin=1.0), ValueError, r"begin must lie in \(0, 1\), got 1.0"),
     (lambda: UNet((1, 8, 8), widths=(4, 8), skip=LearnedSkip(bins=5)), ValueError, "bins must be at most 4, the least width of a join, got 5"),
     (lambda: UNet((1, 8, 8), skip=0.7), TypeError, "skip"),
+    (lambda: UNet((1, 8, 8), skip=type("NoJson", (), {"scaling": lambda self, widths: None})()), TypeError, "skip"),
     (lambda: UNet((1, 8, 8), skip={"class": "ConstantSkip", "kappa": 3.0}), ValueError, r"kappa must lie in \(0, 1\], got 3.0"),
     (lambda: skip_from_json({"class": "Linear"}), ValueError, "skip must be one of ConstantSkip, LearnedSkip, got 'Linear'"),
     (lambda: skip_from_json({"kappa": 0.7}), ValueError, "skip must be described by its class and settings"),

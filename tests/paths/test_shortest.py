@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from rheos.core import Draws
+from rheos.couplings import Pair
 from rheos.nets import ResidualMLP
 from rheos.objectives import Matching
-from rheos.paths import VP, Coefficients, Field, Fourier2d, Path, Shortest, Times, fisher_length, fisher_times
-from rheos.samplers import default_rule, sample
+from rheos.paths import VP, Coefficients, Field, Fourier2d, Path, Shortest, Student, Times, fisher_length, fisher_times
+from rheos.samplers import SpectralDDIM, sample
 
 F64 = torch.float64
 INSIDE = torch.tensor([0.04, 0.2, 0.5, 0.77, 0.97], dtype=F64)
@@ -200,15 +201,22 @@ def test_a_network_learns_and_samples_along_it(seed):
         net = ResidualMLP((1, 3, 5), width=24, depth=1)
     x = Draws(seed).rows("x", 0, (64, 1, 3, 5))
     fit = Descent(Matching(path, "noise"), Independent(x), 32, partial(torch.optim.Adam, lr=1e-2), seed=seed)
-    state = evolve(fit, fit.init(net), 30)
-    field = Field(state.averaged.eval() if hasattr(state, "averaged") and state.averaged is not None else net.eval(), path, "noise")
-    drawn = sample(field, 5, steps=4, seed=seed)
-    assert drawn.shape == (5, 1, 3, 5) and bool(drawn.isfinite().all()) and type(default_rule(field)).__name__ == "RungeKutta"
+    fixed = lambda learned: float(fit.objective(learned.eval(), Pair(x), seed=9).value)
+    before = fixed(net)
+    state = evolve(fit, fit.init(net), 60)
+    assert fixed(state.net) < 0.95 * before
+    field = Field(state.net.eval(), path, "noise")
+    for rule in (None, SpectralDDIM(1), SpectralDDIM(2)):
+        assert bool(sample(field, 5, steps=4, seed=seed, rule=rule).isfinite().all())
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------------
 
 REFUSALS = [
+    (lambda: Path.shortest(torch.ones(4, 4)).sample(torch.ones(2, 1, 5, 5), torch.full((2,), 0.5)), ValueError, "x must have events of shape"),
+    (lambda: fisher_length(Path.linear(noise=Student(3.0)), torch.full((3,), 2.0)), ValueError, "path must have standard normal noise to have a Fisher length"),
+    (lambda: fisher_times(Path.cosine(), torch.ones(3, 3), 4), ValueError, "the law of the data does not change along this path"),
+    (lambda: fisher_times(Path.shortest(torch.full((4, 4), 2.0)), torch.full((3, 5), 2.0), 3), ValueError, "spectrum must have the shape of the path's coefficients"),
     (lambda: Path.shortest(torch.tensor([[1.0, 0.0]])), ValueError, "spectrum must be positive and finite, got 0; a power of 0"),
     (lambda: Path.shortest(torch.tensor([[1.0, -2.0]])), ValueError, "spectrum must be positive and finite, got -2"),
     (lambda: Path.shortest(torch.tensor([[1.0, math.nan]])), ValueError, "spectrum must be positive and finite, got nan"),

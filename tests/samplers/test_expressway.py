@@ -6,8 +6,8 @@ from rheos.core import Draws
 from rheos.couplings import Independent, SemiDiscrete
 from rheos.data import GaussianMixture, skewed, two_moons
 from rheos.metrics import sliced_w2
-from rheos.paths import ExactField, Field, Path, Times
-from rheos.samplers import AdaptiveRungeKutta, Euler, Exponential, Expressway, RungeKutta, sample
+from rheos.paths import QUADRATIC, ExactField, Field, Path, Times
+from rheos.samplers import AdamsBashforth, AdaptiveRungeKutta, DPMSolverPP, Euler, Exponential, Expressway, RungeKutta, sample
 
 F = torch.float64
 PATH = Path.linear()
@@ -77,6 +77,23 @@ def test_the_flow_from_the_exact_law_at_start_has_the_targets_law(seed):
     torch.testing.assert_close(x.var(0), GAUSS.target.covariance[0], rtol=5 * (2 / 4000) ** 0.5, atol=0)
 
 
+@pytest.mark.parametrize("rule", [DPMSolverPP(2), AdamsBashforth(2, spacing=QUADRATIC), Euler()], ids=lambda rule: type(rule).__name__)
+def test_its_own_times_are_even_in_the_rules_clock(rule):
+    path = Path.vp()
+    times = Expressway(ExactField(path, two_moons()), Independent(torch.ones(5, 2)), 0.6).times(5, rule)
+    at = [path.coefficients(float(t)) for t in times.t]
+    share = torch.tensor([(float(a.c) / (float(a.b) + float(a.c))) ** 0.5 for a in at], dtype=F)       # sqrt(rho / (1 + rho))
+    place = {"DPMSolverPP": share, "AdamsBashforth": (1 - times.t).sqrt(), "Euler": times.t}[type(rule).__name__]
+    torch.testing.assert_close(place.diff(), place.diff().mean().expand(5), rtol=1e-6, atol=1e-9)
+
+
+class Law:
+    """Draws tensors, not pairs."""
+
+    def sample(self, n, *, seed=0, step=0):
+        return torch.ones(n, 2)
+
+
 WAY = Expressway(FIELD, Independent(skewed().sample(9, seed=0)), 0.5)
 
 
@@ -91,6 +108,9 @@ WAY = Expressway(FIELD, Independent(skewed().sample(9, seed=0)), 0.5)
     (lambda: WAY(3, steps=0), ValueError, "steps must be at least 1, got 0"),
     (lambda: WAY(3, times=Times.uniform(PATH, 4)), ValueError, "times must begin at start = 0.5, got 0"),
     (lambda: WAY(3, rule=AdaptiveRungeKutta()), TypeError, "rule must be a rule that takes steps of given length|Type-check error"),
+    (lambda: WAY(3, rule=Euler), TypeError, r"rule must be an instance such as Euler\(\), got the class Euler|Type-check error"),
+    (lambda: WAY(3, steps=4, times=Times.uniform(PATH, 4, start=0.5)), ValueError, "steps must be left out where times are given, got 4"),
+    (lambda: Expressway(FIELD, Law(), 0.5)(3), TypeError, "coupling must give a Pair .* got Tensor"),
     (lambda: WAY(3, start=torch.zeros(3, 2)), ValueError, "start must be left out"),
     (lambda: WAY(3, shape=(2,)), ValueError, "shape must be left out"),
     (lambda: Expressway(FIELD, Independent(torch.ones(3, 2), cond=torch.zeros(3)), 0.5)(3, cond=1), ValueError, "cond must be left out"),

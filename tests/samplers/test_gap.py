@@ -70,12 +70,21 @@ def test_on_the_line_it_is_exact_and_without_data_it_says_nothing_of_them(seed):
     assert math.isnan(gap.ode) and math.isnan(gap.sde)
 
 
+def test_without_a_level_it_is_the_paths_own(seed):
+    """sigma(t) = 1 - t on the linear path, whose own is infinite at the noise; beta / 2 of the variance-preserving one."""
+    for path, level in ((Path.linear(), lambda t: 1 - t), (Path.vp(0.3, 7.0), lambda t: 0.5 * (0.3 + (1 - t) * 6.7))):
+        gap, same, half = (ode_sde_gap(ExactField(path, TARGET), 50, 8, epsilon=e, seed=seed) for e in (None, level, lambda t, level=level: 0.5 * level(t)))
+        assert gap.between == pytest.approx(same.between, rel=1e-9) and gap.between != pytest.approx(half.between, rel=1e-3)
+
+
 FIELD = ExactField(Path.linear(), TARGET)
 
 
 @pytest.mark.parametrize(("settings", "error", "says"), [
     ({"n": 10, "epsilon": 0.0}, ValueError, "epsilon must be above 0"),
     ({"n": 10, "epsilon": -1.0}, ValueError, "epsilon must lie in"),
+    ({"n": 10, "epsilon": lambda t: 0.0}, ValueError, "epsilon must be above 0 somewhere"),
+    ({"n": 10, "times": Times.uniform(Path.linear(), 4).reversed()}, ValueError, "times must run from noise to data, got 1 to 0"),
     ({"n": 0}, ValueError, "n must be at least 1, got 0"),
     ({}, ValueError, "n or start must be given"),
     ({"n": 10, "steps": 0}, ValueError, "steps must be at least 1, got 0"),

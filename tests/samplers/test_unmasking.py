@@ -194,3 +194,13 @@ REFUSALS = [
 def test_refuses(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+@pytest.mark.parametrize("rule", [FirstHitting(), MaskedAncestral(8), AnyOrder()], ids=lambda rule: type(rule).__name__)
+def test_a_network_with_time_is_told_how_much_is_shown_where_a_row_begins_half_shown(rule):
+    """The first call of a run that begins with 4 of 6 tokens shown is not about a row that is nearly all hidden."""
+    told = []
+    net = lambda x, t, cond: (told.append((float(t[0]), float((x[0] == 3).double().mean()))), torch.zeros(*x.shape, 3))[1]
+    start = torch.tensor([[0, 1, 2, 0, 3, 3]])
+    sample_tokens(MaskedField(net, MaskedPath(3), (6,)), 1, rule=rule, start=start, seed=1)
+    assert told[0][0] >= 4 / 6 - 1e-9 and told[0][1] == pytest.approx(2 / 6)

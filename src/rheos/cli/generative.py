@@ -142,7 +142,8 @@ def sample(
     rule: Annotated[str | None, _option(f"One of {', '.join(RULE_NAMES)}.", "default")] = None,
     steps: Annotated[int | None, _option("Steps: one field call each, two for heun, four for rk4; plms makes one more, rk45 chooses its own.", "20")] = None,
     table: Annotated[Path | None, _place("A table that rheos tune made, in place of --rule and --steps.")] = None,
-    source: Annotated[str | None, _option("Models from one domain to another: the data whose rows are carried over, in their order.",
+    source: Annotated[str | None, _option("Models from one domain to another: the data whose rows are carried over, in their order; of a model "
+                                          "with a --task, rows as the task leaves them, in the data's size.",
                                           "held-out rows of the run, drawn at random")] = None,
     seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
     out: Annotated[Path | None, _place("A .npy file, .png for images, .csv for tables, .txt for texts.", "samples/ in the folder")] = None,
@@ -174,6 +175,7 @@ def _sample(folder: Path, n: int, cond: str | None, guidance: float | None, rule
         raise Usage("--rule and --table belong to flows; this model shows hidden tokens one after the other, in at most --steps network calls")
     if not masked:
         steps = 20 if steps is None else steps
+        chosen = chosen if table is not None else rule_named(rule, model.field.path)
     if source is not None:
         n = _sources_from(source, model, n)
     kinds = suffixes(model)
@@ -208,9 +210,15 @@ def _sources_from(source: str, model: Model, n: int) -> int:
 
     if getattr(model, "source", None) is None:
         raise Usage("--source needs a model that carries one domain to another; this one begins at noise")
-    found = load_data(source)
+    from rheos.data.sources import NAMES
+
+    # All rows of a file, in their order; of data with a name those that are held out.
+    found = load_data(source) if source in NAMES else load_data(source, held_out=0.0)
+    found = found.held_out if source in NAMES and isinstance(found, Dataset) and found.held_out is not None else found
     if not isinstance(found, Dataset) or tuple(found.event) != tuple(model.event):
         raise Usage(f"--source {source} must hold rows of shape {tuple(model.event)}, as the model's samples have")
+    if n > len(found):
+        typer.echo(f"note: {source} has {len(found):,} rows, fewer than --n {n:,}", err=True)
     rows = found.x[:n]
     model.sources, model.in_order = rows, True
     return len(rows)

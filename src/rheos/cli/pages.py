@@ -134,7 +134,7 @@ def _carried(run: Run, data: Dataset, carried: tuple[Tensor, Tensor, Tensor | No
         level = lambda x: 10 * math.log10((high - low) ** 2 / max(float((x - carried[2]).square().mean()), 1e-12))
         error = f" Of these, the first row is at {level(carried[0]):.1f} dB from the third, the second at {level(carried[1]):.1f} dB."
     origin = escape(str(run.data.get("source") or run.settings.get("task") or "the source"))
-    return (f"<section><h2>From one to the other</h2><p class=soft>Above, the first held-out rows of {origin}; below, what the model makes of "
+    return (f"<section><h2>From one to the other</h2><p class=soft>Above, held-out rows of {origin}, evenly spaced; below, what the model makes of "
             f"each.{said}{error}</p>"
             f'<img class=sheet src="{data_uri(png(sheet(shown_as(rows), len(carried[0]))))}" alt="rows of the source and what they become"></section>')
 

@@ -197,12 +197,15 @@ def class_grid(model: Model, data: Dataset, each: int, seed: int, most: int = 20
 
 
 def carried_over(model: Model, data: Dataset, starts: Tensor | None, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """(rows of the source, what the model makes of them, the rows they belong to if pairs are known), the first `count` of those held out."""
+    """(rows of the source, what the model makes of them, the rows they belong to if pairs are known), `count` of those held out, evenly spaced."""
+    import torch
+
     if starts is None:
         return None
     judged = (data if data.held_out is None else data.held_out).x
-    known = len(judged) == len(starts) and (model.card.get("paired", False))
-    return starts[:count], model.translate(starts[:count], steps=CALLS, seed=seed).cpu(), judged[:count] if known else None
+    known = len(judged) == len(starts) and model.card.get("paired", False)
+    rows = torch.linspace(0, len(starts) - 1, min(count, len(starts))).long()
+    return starts[rows], model.translate(starts[rows], steps=CALLS, seed=seed).cpu(), judged[rows] if known else None
 
 
 @dataclass(frozen=True)
@@ -412,7 +415,7 @@ def _fill_chart(found: Quality, model: Model, cond: Any, seed: int, distance: Ca
         line = found.chart[name] = []
         for calls in CHART_CALLS:
             try:
-                line.append((calls, distance(model.sample(found.chart_rows, cond=cond, rule=rule_named(name), steps=calls, seed=seed).cpu())))
+                line.append((calls, distance(model.sample(found.chart_rows, cond=cond, rule=rule_named(name, model.field.path), steps=calls, seed=seed).cpu())))
             except (ValueError, NonFinite) as error:
                 found.skipped.append(f"{name} at {calls} calls: {error}")
 

@@ -81,6 +81,8 @@ def restore(
         model = load(where)
     if not draws_from_noise(model):
         raise Usage("restore paints with models that draw from noise by a flow, and this is none")
+    if not model.field.path.noise.gaussian or model.field.path.basis is not None:
+        raise Usage("restore needs a model whose path has normal noise and one level for all frequencies: linear, cosine, vp, ve, edm or kinetic")
     if not is_image(model.event, model.transform.bounds) or len(model.event) != 3 or model.event[0] not in (1, 3):
         raise Usage(f"restore works on models of grey or colour images, channels first; this one's samples have shape {model.event}")
     operator = operator_of(task, model.event, mask, 0.5 if hole is None else hole, 2 if factor is None else factor)

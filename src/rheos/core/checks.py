@@ -65,9 +65,9 @@ def tensor(name: str, value: Any, *, floating: bool = False) -> Tensor:
     return value
 
 
-def shape_of(name: str, value: Tensor, expected: Sequence[int | None]) -> Tensor:
-    """Return `value` if its shape fits `expected` (None stands for any size). ValueError otherwise."""
-    fits = value.ndim == len(expected) and all(e is None or e == s for e, s in zip(expected, value.shape, strict=True))
+def shape_of(name: str, value: Any, expected: Sequence[int | None]) -> Tensor:
+    """Return `value` if its shape fits `expected` (None stands for any size). TypeError if it is no Tensor, ValueError if it does not fit."""
+    fits = tensor(name, value).ndim == len(expected) and all(e is None or e == s for e, s in zip(expected, value.shape, strict=True))
     if not fits:
         wanted = "(" + ", ".join("any" if e is None else str(e) for e in expected) + ")"
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}")

@@ -48,7 +48,7 @@ class Paired:
         return mean_cost(self.source, self.target, p)
 
     def __add__(self, other: Paired) -> Paired:
-        """The pairs of both, each as often as there are of it. ValueError where events, or the kinds of their conditions, differ."""
+        """The pairs of both, each as often as there are of it. ValueError where events, or the kinds, shapes or dtypes of their conditions, differ."""
         if not isinstance(other, Paired):
             return NotImplemented
         if self.source.shape[1:] != other.source.shape[1:]:
@@ -56,6 +56,12 @@ class Paired:
         names = [sorted(made.cond) if isinstance(made.cond, dict) else type(made.cond).__name__ for made in (self, other)]
         if names[0] != names[1]:
             raise ValueError(f"pairs to be joined must have conditions of one kind, got {names[0]} and {names[1]}")
+        kinds = [{name: (tuple(v.shape[1:]), v.dtype) for name, v in (made.cond.items() if isinstance(made.cond, dict) else [("cond", made.cond)])
+                  if v is not None} for made in (self, other)]
+        for name, kind in kinds[0].items():
+            if kinds[1][name] != kind:
+                raise ValueError(f"pairs to be joined must have conditions of one shape and dtype, got {name} of {kind[0]} in {kind[1]} and of "
+                                 f"{kinds[1][name][0]} in {kinds[1][name][1]}")
         both = lambda a, b: {k: both(a[k], b[k]) for k in a} if isinstance(a, dict) else None if a is None else torch.cat([a, b])
         return Paired(both(self.source, other.source), both(self.target, other.target), both(self.cond, other.cond))
 

@@ -43,6 +43,13 @@ def checked_law(name: str, value: Any) -> Any:
     return value
 
 
+def checked_precision(name: str, value: Any) -> Tensor:
+    """`value` if it is a tensor of float32 or float64. TypeError otherwise."""
+    if checks.tensor(name, value, floating=True).dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must hold real numbers in float32 or float64, got {value.dtype}")
+    return value
+
+
 def checked_rows(cond: Any, owner: str, rows: int | None) -> Any:
     """`cond` if each of its tensors has `rows` rows; None stands for an owner that has no rows."""
     for name, value in (cond.items() if isinstance(cond, dict) else [("cond", cond)] if cond is not None else []):

@@ -35,6 +35,7 @@ from rheos.couplings.independent import Independent
 from rheos.couplings.pairs import Pair, checked_law, mean_cost
 from rheos.paths import Field, Path
 from rheos.training import Average, Cosine, Descent
+from rheos.training.descent import known_settings
 
 __all__ = ["Conditional", "SchrodingerBridge"]
 
@@ -229,8 +230,8 @@ class SchrodingerBridge:
         x0, x1 = (_some("x0", law, 1, Draws(0)) for law in (source, target))
         if x0.shape[1:] != x1.shape[1:]:
             raise ValueError(f"source and target must have one event shape, got {tuple(x0.shape[1:])} and {tuple(x1.shape[1:])}")
-        if x0.dtype != x1.dtype or not x0.is_floating_point():
-            raise ValueError(f"source and target must share a floating-point dtype, got {x0.dtype} and {x1.dtype}")
+        if x0.dtype != x1.dtype or x0.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"source and target must share a floating-point dtype, float32 or float64, got {x0.dtype} and {x1.dtype}")
         self.event, self._modes = tuple(x1.shape[1:]), None
 
     @property
@@ -248,6 +249,7 @@ class SchrodingerBridge:
         """
         steps, draws = checks.integer("steps", steps, least=1), Draws.of(seed)
         rate = (RATE if self.epsilon >= SMALL else RATE_SMALL) if rate is None else checks.positive("rate", rate)
+        known_settings("fit", settings, "batch")
         potentials = self._potentials(draws)
 
         def objective(net: Both, pair: Pair, **_: Any) -> Tensor:
@@ -378,7 +380,7 @@ class SchrodingerBridge:
         modes = self._modes
         if modes is not None and (x.dtype != modes[0].centres.dtype):
             raise ValueError(f"x must have the dtype of source and target, {modes[0].centres.dtype}, got {x.dtype}")
-        return x.reshape(len(x), -1)
+        return checks.finite("x", x).reshape(len(x), -1)
 
     def _potentials(self, draws: Draws) -> Both:
         first = lambda name, law: _some(name, law, SEEN, draws.child(f"first {name}")).reshape(-1, math.prod(self.event))

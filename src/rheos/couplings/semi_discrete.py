@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from rheos.core import Draws, Watcher, checks, evolve, raising_interrupts
 from rheos.core.files import load_tensors, save_tensors
 from rheos.couplings.independent import Independent
-from rheos.couplings.pairs import Pair, checked_law, checked_rows, mean_cost, rows_of
+from rheos.couplings.pairs import Pair, checked_law, checked_precision, checked_rows, mean_cost, rows_of
 from rheos.training import Average, Cosine, Descent
+from rheos.training.descent import known_settings
 
 __all__ = ["Continued", "SemiDiscrete"]
 
@@ -66,7 +67,7 @@ class SemiDiscrete:
 
     `fit` gives a fitted map and leaves the one that was asked as it is. Memory is n numbers and a block of rows x points at a time; time is
     O(steps batch n d), for n up to some ten thousand. Without `angle` every x1 is one of the points: what is new in a sample must come from elsewhere.
-    ValueError for fewer than 2 points, weights that are no probabilities, and shapes or dtypes that differ.
+    ValueError for fewer than 2 points, weights that are no probabilities, and shapes or dtypes that differ; TypeError for points that are not float32 or float64.
 
     >>> points = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [2.0, 1.0]])
     >>> fitted = SemiDiscrete(None, points, torch.tensor([0.5, 0.3, 0.2])).fit(steps=200)
@@ -79,7 +80,7 @@ class SemiDiscrete:
 
     def __init__(self, source: Any, points: Float[Tensor, "n *event"], weights: Float[Tensor, " m"] | None = None, *, cond: Any = None,
                  angle: float | None = None):
-        self.target = self.points = checked_law("points", checks.tensor("points", points, floating=True))
+        self.target = self.points = checked_law("points", checked_precision("points", points))
         if len(points) < 2:
             raise ValueError(f"points must hold at least 2 rows, got {len(points)}")
         self.weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
@@ -107,6 +108,7 @@ class SemiDiscrete:
         training. Ctrl-C raises at once: unfinished heights would be taken for the map's. How it ended: `residual`.
         """
         steps, rate, draws = checks.integer("steps", steps, least=1), checks.positive("rate", rate), Draws.of(seed)
+        known_settings("fit", settings, "batch")
         begin, unit = self._begin(draws)
         points, weights = self._flat_points, self.weights.to(self.points)
 
@@ -153,7 +155,9 @@ class SemiDiscrete:
         cell = self._two(x, 2)
         low, high = self._angles
         kept = self._between(cell) <= low + self.angle * (high - low)
+        # A distance to a cell nobody fell into is infinite; where both are such cells, the best one alone is left.
         near = 1 / (x.reshape(len(x), 1, -1) - self._centres[cell]).norm(dim=2).clamp_min(torch.finfo(x.dtype).tiny)
+        near = torch.where(near.sum(1, keepdim=True) > 0, near, torch.tensor([1.0, 0.0]).to(near))
         share = (near / near.sum(1, keepdim=True)).reshape(len(x), 2, *(1,) * (x.ndim - 1))
         return Continued((share * self.points[cell]).sum(1), kept)
 
@@ -238,9 +242,9 @@ class SemiDiscrete:
     def _two(self, x: Tensor, count: int) -> Tensor:
         """The best `count` cells of each row of x, (rows, count)."""
         heights = self._fitted()
-        if checks.tensor("x", x, floating=True).shape[1:] != self.points.shape[1:]:
+        if checked_precision("x", x).shape[1:] != self.points.shape[1:]:
             raise ValueError(f"x must hold events of shape {tuple(self.points.shape[1:])}, got {tuple(x.shape[1:])}")
-        return _best(x.reshape(len(x), -1), self._flat_points.to(x.dtype), heights.to(x.dtype), count)
+        return _best(checks.finite("x", x).reshape(len(x), -1), self._flat_points.to(x.dtype), heights.to(x.dtype), count)
 
     def _source(self, n: int, draws: Draws, step: int) -> Tensor:
         if self.source is None:

@@ -26,6 +26,7 @@ from rheos.objectives import L2, Matching, Metric
 from rheos.objectives.gaps import STRAIGHT, PointMetric
 from rheos.paths import Field
 from rheos.paths.asking import evaluating
+from rheos.training.descent import known_settings
 
 __all__ = ["Budget", "reflow_distill"]
 
@@ -37,7 +38,7 @@ class Budget:
     """What `reflow_distill` costs, in rows that pass forward through the network; a row that is learned from counts three times.
 
     The settings are those of `reflow_distill`. calls: field calls a simulated pair, 100 for Heun's rule in 50 steps. guided: whether the teacher is asked
-    twice a call, with its condition and without.
+    twice a call, with its condition and without. metrics: how many there are, each of which has `distill_steps` minibatches.
 
     >>> budget = Budget(pairs=1000, steps=1500, distill_steps=700, batch=256)
     >>> budget.simulation, budget.training, budget.direct_steps
@@ -51,9 +52,10 @@ class Budget:
     batch: int = 512
     calls: int = 2 * SIMULATION_STEPS
     guided: bool = True
+    metrics: int = 1
 
     def __post_init__(self):
-        for name in ("pairs", "steps", "distill_steps", "batch", "calls"):
+        for name in ("pairs", "steps", "distill_steps", "batch", "calls", "metrics"):
             checks.integer(name, getattr(self, name), least=1)
         checks.integer("rounds", self.rounds, least=0)
         checks.flag("guided", self.guided)
@@ -71,7 +73,7 @@ class Budget:
     @property
     def training(self) -> int:
         """Rows of all minibatches."""
-        return TRAINING_COSTS * self.batch * (self.rounds * self.steps + self.distill_steps)
+        return TRAINING_COSTS * self.batch * (self.rounds * self.steps + self.metrics * self.distill_steps)
 
     @property
     def total(self) -> int:
@@ -79,7 +81,7 @@ class Budget:
 
     @property
     def direct_steps(self) -> int:
-        """How many minibatches direct distillation of the teacher's own pairs has for the same total: what reflow must be compared with."""
+        """How many minibatches direct distillation of the teacher's own pairs has for the same total, all metrics together: what reflow must be compared with."""
         return (self.total - self.first) // (TRAINING_COSTS * self.batch)
 
 
@@ -95,7 +97,7 @@ def reflow_distill(
     net: nn.Module | None = None,
     source: Any = None,
     objective: Matching | None = None,
-    metrics: Sequence[Metric | PointMetric] = (L2(),),
+    metrics: Metric | PointMetric | Sequence[Metric | PointMetric] = (L2(),),
     integrate: Callable[..., Tensor] | None = None,
     seed: int | Draws = 0,
     watch: Iterable[Watcher] = (),
@@ -107,9 +109,9 @@ def reflow_distill(
         made for: a tensor or a dict of tensors whose rows are drawn at random, such as the data's labels; a function (n, seed=Draws) -> conditions; or None.
     guidance: classifier-free scale of the teacher, 1.5 to 5; None: as the teacher is. It needs conditions, and a network that was taught without them too.
     rounds: 1 as in the paper; 0 distils the teacher directly, whose paths are bent: its control. pairs, steps: simulated, and minibatches, a round.
-    distill_steps: minibatches for each of `metrics`, through which distillation passes in turn; (L2(), OnData(Perceptual(features))) is the paper's order.
-    net: the student at its beginning, a copy of the teacher's network unless given (another size needs longer training). source: where flows begin, needed on
-        a two-sided path. objective: of the reflow rounds, Matching on the teacher's path; UShaped times and PerceptualHuber go here.
+    distill_steps: minibatches for each of `metrics`, one or several, through which distillation passes in turn; (L2(), OnData(Perceptual(features))) is the paper's order.
+    net: the student at its beginning, a copy of the teacher's network unless given (another size needs longer training). source: where flows begin, as of `Reflow`; needed
+        on a two-sided path. objective: of the reflow rounds, Matching on the teacher's path; UShaped times and PerceptualHuber go here.
     integrate, watch, settings: as of `rectify`; the default of 50 steps of Heun's rule makes 100 calls a pair, each twice as dear under guidance.
 
     Compare at equal cost: see `Budget`. The teacher is not changed.
@@ -118,18 +120,28 @@ def reflow_distill(
     rounds, pairs = checks.integer("rounds", rounds, least=0), checks.integer("pairs", pairs, least=1)
     steps, distill_steps = checks.integer("steps", steps, least=1), checks.integer("distill_steps", distill_steps, least=1)
     guided, begun = _guided(teacher, guidance, conditions), _begun(teacher, net)
+    metrics = (metrics,) if callable(metrics) else tuple(metrics)
     if not metrics:
         raise ValueError("metrics must hold at least one metric, got none")
     objective = Matching(teacher.path, unit_input=teacher.unit_input) if objective is None else objective
     if isinstance(objective, Matching) and (objective.path != teacher.path or objective.predicts != ("velocity",)):
         raise ValueError(f"objective must learn a velocity on the teacher's path, got {objective.predicts} on {objective.path.schedule}")
+    if net is None and getattr(objective, "unit_input", teacher.unit_input) != teacher.unit_input:
+        raise ValueError(f"objective must have the unit_input of the teacher, whose network goes on, {teacher.unit_input}, got {objective.unit_input}")
+    if source is not None and not isinstance(source, Tensor) and not callable(getattr(source, "sample", None)):
+        raise TypeError(f"source must be a tensor (rows, *event) or have a method sample(n, seed=...), got {type(source).__name__}")
+    known_settings("reflow_distill", settings)
     draws, integrate = Draws.of(seed), _heun if integrate is None else integrate
     if guided is not teacher:
         _knows_nothing_too(teacher, _drawn(conditions, 1, draws))
 
     def simulated(flow: Field, family: Draws) -> Paired:
         cond = _drawn(conditions, pairs, family)
-        start = source.sample(pairs, seed=family.child("source")) if source is not None else None
+        start = source
+        if isinstance(source, Tensor) and len(source) > pairs:      # conditions belong to pairs, not to these rows
+            start = source[family.permutation("rows of source", 0, len(source), device=source.device)[:pairs]]
+        elif source is not None and not isinstance(source, Tensor):
+            start = source.sample(pairs, seed=family.child("source"))
         return Reflow(flow, start, integrate, pairs, seed=family, cond=cond)
 
     flow = guided
@@ -152,7 +164,7 @@ def _free(net: nn.Module) -> nn.Module:
 def _begun(teacher: Field, net: nn.Module | None) -> nn.Module:
     if teacher.path not in STRAIGHT or teacher.predicts != ("velocity",) and net is None:
         raise ValueError(f"teacher must predict a velocity on Path.linear() or Path.interpolant('none'), got {', '.join(teacher.predicts)} on "
-                         f"{teacher.path.schedule}; rheos.paths.snr_matching(teacher) brings it to the linear path")
+                         f"{teacher.path.schedule}; rheos.paths.matched(teacher) brings it to the linear path")
     begun = teacher.net if net is None else net
     if not isinstance(begun, nn.Module):
         raise TypeError(f"net must be given: the teacher's own is no torch module that could be trained on but a {type(begun).__name__}")

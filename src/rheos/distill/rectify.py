@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from rheos.objectives.gaps import L2, PointMetric
 from rheos.paths import Field, Path, T, Times
 from rheos.samplers import Rule, RungeKutta, sample
 from rheos.training import Average, Cosine, Descent
+from rheos.training.descent import known_settings
 
 __all__ = ["Straightness", "one_step", "rectify", "straightness"]
 
@@ -82,8 +82,7 @@ def rectify(
         raise TypeError(f"objective must be a Matching, which tells the path, got {type(objective).__name__}")
     if not callable(getattr(coupling, "sample", None)):
         raise TypeError(f"coupling must have a method sample(n, seed=, step=), got {type(coupling).__name__}")
-    for name in settings:
-        checks.one_of("a setting of rectify", name, [f.name for f in fields(Descent) if f.name not in ("objective", "coupling")])
+    known_settings("rectify", settings)
     draws, watchers = Draws.of(seed), tuple(watch)
     given, flows = coupling, []
     net: nn.Module | None = None
@@ -112,6 +111,7 @@ def one_step(pairs: Coupling, net: nn.Module, *, path: Path | None = None, steps
     `FlowGuided(flow)`. steps, watch, settings: as of `rectify`.
     ValueError for any other path: there velocity at t = 0 is not x1 - x0.
     """
+    known_settings("one_step", settings)
     steps, distance = checks.integer("steps", steps, least=1), Distill(Path.linear() if path is None else path, L2() if metric is None else metric)
     averaged = _fitted(distance if plus is None else distance + plus, pairs, net, steps, Draws.of(seed), tuple(watch), settings)[1]
     return Field(averaged, distance.path)

@@ -26,6 +26,8 @@ class ClassifierFree(Field):
         if not isinstance(field, Field):
             raise TypeError(f"field must be a Field, got {type(field).__name__}")
         checks.between("guidance", scale, 0.0, float("inf"), high_open=True)
+        if isinstance(field, ClassifierFree):
+            raise ValueError(f"guidance must be given once: the field is guided already, by {field.scale:g}")
         self.field, self.scale = field, float(scale)
         super().__init__(field.net, field.path, field.predicts, unit_input=field.unit_input)
 
@@ -59,5 +61,5 @@ def _pair(cond: Any) -> Any:
 
 
 def classifier_free(field: Field, scale: float) -> ClassifierFree:
-    """`field` guided with `scale` (1 changes nothing). ValueError if scale is negative, on use if no condition is given."""
+    """`field` guided with `scale` (1 changes nothing). ValueError if scale is negative or the field guided already, on use if no condition is given."""
     return ClassifierFree(field, scale)

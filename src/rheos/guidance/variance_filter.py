@@ -58,6 +58,7 @@ class VarianceFilter:
     def kept(self, variance: Float[Tensor, " drawn"], n: int | None = None) -> Int64[Tensor, " kept"]:
         """The numbers, rising, of the n samples of least variance, by default round(keep * drawn) of them, at least one.
         ValueError for a variance that is not finite and for more samples than there are."""
+        checks.shape_of("variance", checks.tensor("variance", variance, floating=True), (None,))
         if not len(checks.finite("variance", variance)):
             raise ValueError("variance must have at least one row, got none")
         n = max(1, round(self.keep * len(variance))) if n is None else checks.integer("n", n, least=1)

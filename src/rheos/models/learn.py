@@ -215,7 +215,7 @@ def _source(path: Path, source: Dataset | Tensor | Callable[[Tensor], Tensor] | 
     if isinstance(source, Dataset) and source.encoding is not None:
         raise ValueError("source must hold arrays or images, not a table or a text")
     if callable(source) and not isinstance(source, Dataset | Tensor):
-        made = source(x)
+        made = source(x.clone())
         if not isinstance(made, Tensor) or made.shape != x.shape:
             got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
             raise ValueError(f"source must return the shape of the data, {tuple(x.shape)}, got {got}")
@@ -223,6 +223,8 @@ def _source(path: Path, source: Dataset | Tensor | Callable[[Tensor], Tensor] | 
     rows = source.x if isinstance(source, Dataset) else checks.tensor("source", source, floating=True)
     if rows.ndim < 2 or rows.shape[1:] != x.shape[1:] or not len(rows):
         raise ValueError(f"source must have the data's event shape {tuple(x.shape[1:])}, got {tuple(rows.shape[1:])}")
+    if bool((rows == rows.flatten()[0]).all()):
+        raise ValueError(f"source is constant, all its entries are {float(rows.flatten()[0]):g}: there is nothing to come from")
     own = Standardise.fit(rows, source.bounds if isinstance(source, Dataset) else None)
     return own.forward(rows), own
 

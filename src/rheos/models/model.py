@@ -94,25 +94,29 @@ class Model:
                    times=times, seed=seed, batch=batch, first=first, watch=watch)
         return self.transform.inverse(x)
 
-    def translate(self, x: Float[Tensor, "rows *event"], *, cond: Any = None, seed: int | Draws = 0, **settings: Any) -> Float[Tensor, "rows *event"]:
-        """Each row of the source (rows, *event), in its own units, carried over to the data's domain: on two-sided paths. settings: as of `rheos.sample`.
+    def translate(self, x: Float[Tensor, "rows *event"], *, cond: Any = None, seed: int | Draws = 0, first: int = 0,
+                  **settings: Any) -> Float[Tensor, "rows *event"]:
+        """Each row of the source (rows, *event), in its own units, carried over to the data's domain: on two-sided paths. first: number of the
+        first row, for those who carry over in parts. settings: as of `rheos.sample`.
 
         ValueError for a model that begins at noise, and for rows of another shape.
         """
         if not self.field.path.two_sided or self.source is None:
             raise ValueError("translate needs a model of a path from one domain to another; this one begins at noise: use sample")
-        checks.shape_of("x", checks.finite("x", x), (None, *self.event))
+        checks.shape_of("x", checks.finite("x", checks.tensor("x", x, floating=True)), (None, *self.event))
         told = self.conditions.tensor(cond, len(x))
-        return self.transform.inverse(sample(self.field, start=self._started(x, seed, 0), cond=told, seed=seed, **settings))
+        return self.transform.inverse(sample(self.field, start=self._started(x, seed, first), cond=told, seed=seed, first=first, **settings))
 
     def _drawn_sources(self, n: int, sources: Tensor | None, seed: int | Draws, first: int) -> Tensor:
         """n rows for samples first .. first + n - 1 to begin at, each a function of the seed and its number."""
         if self.source is None:
+            if sources is not None:
+                raise ValueError("sources were given, but this model begins at zeros and noise")
             return torch.zeros(n, *self.event)
         rows = self.sources if sources is None else sources
         if rows is None:
             raise ValueError("sources must be given: this model carries rows of one domain to another, see translate")
-        checks.shape_of("sources", checks.finite("sources", rows), (None, *self.event))
+        checks.shape_of("sources", checks.finite("sources", checks.tensor("sources", rows, floating=True)), (None, *self.event))
         if self.in_order and sources is None:
             return rows[torch.arange(first, first + n) % len(rows)]
         u = Draws.of(seed).uniform("source of samples", 0, (n,), first=first, dtype=torch.float64)

@@ -82,6 +82,8 @@ def recursive_training(
         else:
             with family.scope(0):
                 net = net_factory()
+            if not isinstance(net, nn.Module):
+                raise TypeError(f"net_factory must return a network, got {type(net).__name__}")
             model = train(data, net, seed=family, **settings)
 
         def draw(count: int, edit: Any, model: Model = model, family: Draws = family) -> Tensor:
@@ -89,7 +91,10 @@ def recursive_training(
             return model.transform.inverse(x)
 
         # One filter for all generations, which must not keep the same rows of each: its draw is.
-        x, kept = (draw(rows, None), torch.arange(rows)) if choose is None else choose(draw, rows)[:2]
+        chosen = Filtered(draw(rows, None), torch.arange(rows), None) if choose is None else choose(draw, rows)
+        if not isinstance(chosen, Filtered):
+            raise TypeError(f"choose must return a Filtered, got {type(chosen).__name__}")
+        x, kept, _ = chosen
         made.append(Generation(model, x, kept))
         data = x
     return made

@@ -69,7 +69,7 @@ class UNet(nn.Module):
         if isinstance(skip, dict):
             skip = skip_from_json(skip)
         if skip is not None:
-            if isinstance(skip, type) or not callable(getattr(skip, "scaling", None)):
+            if isinstance(skip, type) or not isinstance(skip, Skip):
                 raise TypeError(f"skip must be a rule such as ConstantSkip(0.7), got {skip!r}")
             self.settings["skip"] = skip.to_json()
         axes = len(grid)

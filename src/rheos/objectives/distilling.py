@@ -35,6 +35,8 @@ class Distill(_Adding):
     metric: Metric | PointMetric = L2()
 
     def __post_init__(self):
+        if not isinstance(self.path, Path):
+            raise TypeError(f"path must be a Path, got {self.path!r}")
         if self.path not in STRAIGHT:
             raise ValueError(f"path must be Path.linear() or Path.interpolant('none'), got {self.path.schedule}")
         object.__setattr__(self, "_matching", Matching(self.path, when=At(), metric=self.metric))

@@ -8,7 +8,7 @@ student from learning few pairs by heart. Paper: Zhu et al., SlimFlow, 2024, arX
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class FlowGuided(_Adding):
 
     teacher: Field
     source: Any = None
-    between: tuple[float, float] = (0.2, 0.8)
+    between: Sequence[float] = (0.2, 0.8)
     metric: Metric = L2()
 
     def __post_init__(self):
@@ -57,6 +57,8 @@ class FlowGuided(_Adding):
             raise TypeError(f"source must have a method sample(n, seed=...), got {type(self.source).__name__}")
         if self.source is None and path.two_sided:
             raise ValueError("source must be given: a two-sided path has no noise to begin at")
+        if not isinstance(self.between, Sequence) or len(self.between) != 2:
+            raise ValueError(f"between must be two times that rise, got {self.between!r}")
         low, high = (checks.between("between", t, 0.0, 1.0) for t in self.between)
         if not low < high:
             raise ValueError(f"between must be two times that rise, got {self.between}")

@@ -49,7 +49,8 @@ def fokker_planck_residual(field: Field, x: Float[Tensor, "batch *event"], t: Fl
 
     One forward derivative of the network, for d + 1 (or probes + 1) copies of each row, and one backward through it. Rows must not see
     each other (no batch norm that learns); the network answers in evaluation mode.
-    ValueError for ends of the path where no score can be read, and for networks whose activations have kinks, such as ReLU.
+    ValueError for ends of the path where no score can be read, and for networks with activations of torch.nn that have kinks, such as ReLU; kinks made by hand
+    (abs, maximum, clamp) are as wrong and not seen.
 
     >>> from rheos.data import skewed
     >>> from rheos.paths import ExactField

@@ -102,6 +102,8 @@ class MaskedPath:
         """x1 with k random tokens of each row hidden, k one number or (rows,), 0 <= k <= length. Row by row a function of (seed, step, first + row)."""
         self.checked("x1", x1, hidden=False)
         count = torch.as_tensor(k, device=x1.device)
+        if count.is_floating_point() or count.dtype == torch.bool:
+            raise TypeError(f"k must count tokens in whole numbers, got {count.dtype}")
         if count.shape not in ((), x1.shape[:1]):
             raise ValueError(f"k must be one number or have shape ({len(x1)},), one a row of x1, got shape {tuple(count.shape)}")
         if count.numel() and not 0 <= int(count.min()) <= int(count.max()) <= x1.shape[1]:

@@ -374,7 +374,7 @@ def _part_from_json(what: str, content: Any, method: str) -> Any:
         raise ValueError(f"not a path: {content!r}")
     maker = rheos_class(content["class"], rooms=("paths",))
     if not hasattr(maker, method) or not is_dataclass(maker) or maker is Path or getattr(maker, "_is_protocol", False):
-        raise ValueError(f"class {content['class']!r} in the file is not a {what}")
+        raise ValueError(f"class {content['class']!r} in the file is no {what}")
     try:
         return maker(**{name: _setting_from_json(name, value) for name, value in content.items() if name != "class"})
     except TypeError as error:

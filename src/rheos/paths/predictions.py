@@ -33,6 +33,8 @@ def shaped(value: Tensor | float, like: Tensor) -> Tensor | float:
     if value.ndim > like.ndim:
         raise ValueError(f"x must have an axis a coordinate of its coefficients, (batch, *{tuple(value.shape[1:])}) or what that broadcasts to, "
                          f"got shape {tuple(like.shape)}")
+    if value.ndim > 1 and any(own not in (1, size) for own, size in zip(value.shape[:0:-1], like.shape[:0:-1], strict=False)):
+        raise ValueError(f"x must have events of shape {tuple(value.shape[1:])}, or what that broadcasts to, got {tuple(like.shape[1:])}")
     dtype = like.dtype.to_real() if like.is_complex() else like.dtype
     return value if value.dtype == dtype and value.device == like.device else value.to(device=like.device, dtype=dtype)
 

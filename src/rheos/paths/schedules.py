@@ -294,8 +294,14 @@ class Residual:
         checks.positive("noise_scale", self.noise_scale)
         if self.like is not None and (isinstance(self.like, type) or not callable(getattr(self.like, "coefficients", None)) or self.like.two_sided):
             raise TypeError(f"like must be a one-sided schedule such as VP(), got {self.like!r}")
+        if hasattr(self.like, "schedule"):
+            raise TypeError("like must be a schedule such as VP(), got a Path; pass its .schedule")
         if getattr(self.like, "spectral", False):
             raise ValueError(f"like must have coefficients that all coordinates share, those of {self.like!r} differ")
+        if self.like is not None:
+            ends = self.like.coefficients(torch.tensor(tuple(self.like.interval), dtype=torch.float64)).b
+            if not isinstance(ends, Tensor) or float(ends[0]) == float(ends[-1]):
+                raise ValueError(f"like must fade the data, alpha is constant on {self.like!r}: the source would never be there")
 
     @property
     def interval(self) -> tuple[float, float]:

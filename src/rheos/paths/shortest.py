@@ -100,7 +100,12 @@ def _logs(path: Path, spectrum: Tensor, t: Tensor) -> Tensor:
     power = _positive(checks.tensor("spectrum", spectrum, floating=True).detach().double())
     if path.two_sided:
         raise ValueError("path must be one-sided to have a Fisher length, got a two-sided one")
+    if not path.noise.gaussian:
+        raise ValueError(f"path must have standard normal noise to have a Fisher length, this one has {path.noise}")
     at = path.coefficients(t)
+    own = torch.as_tensor(at.b).shape[1:]
+    if not power.numel() or own and any(size not in (1, mine) for size, mine in zip(reversed(own), reversed(power.shape), strict=False) if mine != 1):
+        raise ValueError(f"spectrum must have the shape of the path's coefficients, {tuple(own)}, got {tuple(power.shape)}")
     wide = lambda v: v.expand(len(t), *np.broadcast_shapes(v.shape[1:], power.shape)) if v.ndim > 1 else v.reshape(-1, *(1,) * power.ndim)
     b, c = (wide(torch.as_tensor(v, dtype=torch.float64).expand(len(t)) if torch.as_tensor(v).ndim == 0 else v) for v in (at.b, at.c))
     return (b * b * power + c * c).log().reshape(len(t), -1)
@@ -137,6 +142,8 @@ def fisher_times(path: Path, spectrum: Float[Tensor, "*frequencies"], steps: int
 
     steps = checks.integer("steps", steps, least=1)
     t, way = _ways(path, spectrum, start, end)
+    if float(way[-1]) <= 1e-9:
+        raise ValueError("the law of the data does not change along this path: there is no Fisher length to part")
     wanted = torch.linspace(0, float(way[-1]), steps + 1, dtype=torch.float64)
     found = torch.from_numpy(np.interp(wanted.numpy(), way.numpy(), t.numpy()))
     found[0], found[-1] = t[0], t[-1]

@@ -67,6 +67,8 @@ def terminal_gap(path: Path, data: Float[Tensor, "rows *event"], *, at: float | 
         raise TypeError(f"path must be a Path, got {type(path).__name__}")
     if path.two_sided or getattr(path.schedule, "spectral", False) or not path.noise.gaussian:
         raise ValueError(f"terminal_gap needs a one-sided path with Gaussian noise and one coefficient for all coordinates, got {path}")
+    if checks.tensor("data", data, floating=True).is_complex():
+        raise TypeError(f"data must hold real numbers, got {data.dtype}")
     if data.ndim < 2 or len(data) < 2 or not data.numel():
         raise ValueError(f"data must have shape (rows, *event) with at least 2 rows, got {tuple(data.shape)}")
     checks.finite("data", data)
@@ -95,7 +97,7 @@ def zero_terminal_snr(schedule: Path | Tensor | Sequence[float]) -> Path | Tenso
     schedule: betas (T,), first the data's end, in [0, 1): betas come back, (T,) float64, the last of them 1. Or a path of betas: a path comes back, whose
         alpha at the start is 2^-12 and not 0, since no path of betas may lose all data.
     The network has to be trained on it, and must predict "v" or "data": noise tells nothing of data that are not there.
-    ValueError for other paths, fewer than 2 betas, betas that are not in [0, 1), and schedules that end without data already.
+    TypeError for what is neither. ValueError for other paths, fewer than 2 betas, betas that are not in [0, 1), and schedules that end without data already.
 
     >>> zero_terminal_snr([0.19, 0.36])                                             # alpha .9, .72 -> .9, 0
     tensor([0.1900, 1.0000], dtype=torch.float64)
@@ -106,7 +108,12 @@ def zero_terminal_snr(schedule: Path | Tensor | Sequence[float]) -> Path | Tenso
         power = _rescaled(torch.tensor(schedule.schedule.betas, dtype=torch.float64))
         power[-1] = LEAST_SIGNAL
         return Path(Betas(tuple(_betas(power).tolist())), schedule.noise, schedule.basis)
-    betas = torch.as_tensor(schedule, dtype=torch.float64).detach()
+    if isinstance(schedule, Tensor) and not schedule.is_floating_point():
+        raise TypeError(f"schedule must hold real floating-point betas, got {schedule.dtype}")
+    try:
+        betas = torch.as_tensor(schedule, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"schedule must be a Path, a tensor of betas or their numbers, got {type(schedule).__name__}") from None
     if betas.ndim != 1 or len(betas) < 2:
         raise ValueError(f"schedule must be at least 2 betas, (T,), got shape {tuple(betas.shape)}")
     bad = ~((betas >= 0) & (betas < 1))

@@ -110,4 +110,5 @@ def predicted_token_law(p: Float[Tensor, " V"], steps: int, dtype: torch.dtype =
 
 def expected_calls(steps: int, length: int) -> float:
     """How many steps of n show at least one of L tokens, on average: n (1 - (1 - 1/n)^L), below n and L (arXiv:2406.03736)."""
+    steps, length = checks.integer("steps", steps, least=1), checks.integer("length", length, least=1)
     return -steps * math.expm1(length * math.log1p(-1 / steps)) if steps > 1 else 1.0

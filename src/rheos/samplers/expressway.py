@@ -13,12 +13,12 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from rheos.core import Draws, checks
-from rheos.couplings import Coupling
+from rheos.couplings import Coupling, Pair
 from rheos.paths import Field, T, Times
 from rheos.samplers.adaptive import AdaptiveRungeKutta
 from rheos.samplers.defaults import default_rule
 from rheos.samplers.exponential import INSIDE
-from rheos.samplers.sampling import sample
+from rheos.samplers.sampling import instance, sample
 from rheos.samplers.tables import Rule
 
 __all__ = ["Expressway"]
@@ -58,14 +58,15 @@ class Expressway:
         low, high = self.field.path.interval
         checks.between("start", self.start, low, high, low_open=True, high_open=True)
 
-    def __call__(self, n: int, *, steps: int = 10, rule: Rule | None = None, times: Times | None = None, cond: Any = None, seed: int | Draws = 0,
+    def __call__(self, n: int, *, steps: int | None = None, rule: Rule | None = None, times: Times | None = None, cond: Any = None, seed: int | Draws = 0,
                  **settings: Any) -> Inexact[Tensor, "n *event"]:
         """`n` samples, (n, *event), in `steps` steps of `rule` from `start` on.
 
-        rule: what `sample` would take; it has its steps equal in its own clock. times: instead of steps, beginning at `start`. cond: only where the coupling
+        steps: 10 unless told otherwise. rule: what `sample` would take; it has its steps equal in its own clock. times: instead of steps, beginning at `start`. cond: only where the coupling
         gives none. settings: others of `sample`, which see for errors. The same samples however `batch` splits them.
         """
         draws = Draws.of(seed)
+        instance(rule)
         rule = default_rule(self.field) if rule is None else rule
         if isinstance(rule, AdaptiveRungeKutta) or not callable(getattr(rule, "plan", None)):
             raise TypeError(f"rule must be a rule that takes steps of given length, such as DPMSolverPP(order=3), got {rule!r}")
@@ -73,10 +74,14 @@ class Expressway:
             if name in settings:
                 raise ValueError(f"{name} must be left out: samples begin where the coupling puts them")
         if times is None:
-            times = self.times(steps, rule)
+            times = self.times(10 if steps is None else steps, rule)
+        elif steps is not None:
+            raise ValueError(f"steps must be left out where times are given, got {steps}")
         elif float(times.t[0]) != self.start:
             raise ValueError(f"times must begin at start = {self.start:g}, got {float(times.t[0]):g}")
         pair = self.coupling.sample(checks.integer("n", n, least=1), seed=draws.child("expressway"))
+        if not isinstance(pair, Pair):
+            raise TypeError(f"coupling must give a Pair of samples and their conditions, got {type(pair).__name__}; put a law into Independent(law)")
         if cond is not None and pair.cond is not None:
             raise ValueError("cond must be left out: the coupling's points bring their own")
         return sample(self.field, start=pair.x1, rule=rule, times=times, cond=cond if pair.cond is None else pair.cond, seed=draws, **settings)

@@ -57,7 +57,7 @@ def ode_sde_gap(field: Field, n: int | None = None, steps: int = 200, *, data: T
              without any data (linear, cosine), where that is infinite, sigma(t).
     directions: of the sliced distance; single numbers need one, and are exact.
     The distances have a floor: two samples of one law are not at distance 0, see `rheos.metrics.floor`. Cost: 2 steps field calls a sample.
-    ValueError for a level of 0 throughout, which would compare the flow with itself, and as `rheos.sample` has it.
+    ValueError for a level of 0 throughout, which would compare the flow with itself, for times that run back to the noise, and as `rheos.sample` has it.
 
     >>> import torch
     >>> from rheos.data import GaussianMixture
@@ -70,10 +70,16 @@ def ode_sde_gap(field: Field, n: int | None = None, steps: int = 200, *, data: T
     if not isinstance(field, Field):
         raise TypeError(f"field must be a Field, got {type(field).__name__}; wrap a network as Field(net, path, predicts)")
     directions, draws = checks.integer("directions", directions, least=1), Draws.of(seed)
+    if isinstance(times, Times) and float(times.t[0]) > float(times.t[-1]):
+        raise ValueError(f"times must run from noise to data, got {float(times.t[0]):g} to {float(times.t[-1]):g}")
     if epsilon is None:
         epsilon = _own(field.path, float((field.path.interval if times is None else times.t)[0]))
     elif not callable(epsilon) and checks.positive("epsilon", epsilon, zero=True) == 0:
         raise ValueError("epsilon must be above 0: at 0 the SDE is the flow itself")
+    elif callable(epsilon):
+        asked = (EulerMaruyama(epsilon).times(field.path, checks.integer("steps", steps, least=1)) if times is None else times).t[:-1]
+        if not any(float(epsilon(t)) != 0 for t in asked.tolist()):
+            raise ValueError("epsilon must be above 0 somewhere: at 0 throughout the SDE is the flow itself")
     ode, sde = (sample(field, n, steps=steps, rule=EulerMaruyama(level), start=start, shape=shape, times=times, cond=cond, seed=draws, batch=batch)
                 for level in (0.0, epsilon))
     count = 1 if ode[0].numel() == 1 else directions

@@ -73,7 +73,7 @@ class MaskedAncestral:
         now, then = step / self.steps, (step + 1) / self.steps
         # The event and the token apart, and both in float64: drawn in one go in float32, rare tokens come up too seldom (arXiv:2409.02908).
         u = draws.uniform("unmasking", step, tuple(hidden.shape), first=first, device=hidden.device, dtype=torch.float64)
-        return Picked(hidden & (u < float(path.unmask_probability(now, then))), level, torch.full_like(level, 1 - then), not self.cache)
+        return Picked(hidden & (u < float(path.unmask_probability(now, then))), level, level * ((1 - then) / (1 - now)), not self.cache)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,9 @@ class Unmasking:
 
     def init(self, x: Int64[Tensor, "rows length"]) -> UnmaskingState:
         """The state that begins at x, ids and masks. ValueError for ids out of range."""
-        return UnmaskingState(self.field.path.checked("x", x), torch.ones(len(x), dtype=torch.float64, device=x.device))
+        x = self.field.path.checked("x", x)
+        # A row that shows tokens already begins where the path hides as many: a network with time is told what it was taught.
+        return UnmaskingState(x, (x == self.field.path.mask).double().mean(1))
 
     def step(self, state: UnmaskingState) -> UnmaskingState:
         x, path, draws, k = state.x, self.field.path, self._draws, state.step

@@ -12,7 +12,7 @@ Ours: psi is any field on a path that begins without data, asked there for its d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from rheos.paths import Field, Path, Times
 from rheos.paths.asking import evaluating, spread
 from rheos.paths.terminal import LEAST_SIGNAL
 from rheos.training import Average, Cosine, Descent
+from rheos.training.descent import known_settings
 
 __all__ = ["OneMoreStep", "fit_one_more_step"]
 
@@ -88,11 +89,14 @@ class OneMoreStep:
     @torch.no_grad()
     def expected(self, z: Float[Tensor, "rows *event"], cond: Any = None, *, guidance: float | None = None) -> Float[Tensor, "rows *event"]:
         """What psi takes the data to be, (rows, *event): its data prediction from pure noise z. guidance: classifier-free scale of psi's own."""
-        if not len(z):
+        if checks.tensor("z", z, floating=True).ndim < 1 or not len(z):
             raise ValueError("z must hold at least one row, got none")
         checks.finite("z", z)
         cond = spread(cond, len(z), z.device)
         if isinstance(self.psi, Field):
+            learned = next(self.psi.net.parameters(), None) if isinstance(self.psi.net, nn.Module) else None
+            if learned is not None and learned.dtype != z.dtype:
+                raise TypeError(f"z must have the dtype of psi's network, {learned.dtype}, got {z.dtype}")
             asked = self.psi if guidance is None else classifier_free(self.psi, guidance)
             with evaluating(getattr(self.psi, "net", None)):
                 return asked.data(z, 0.0, cond)
@@ -119,7 +123,7 @@ class OneMoreStep:
                 raise ValueError(f"at was made for {at.path.schedule}, but the base lives on {self.path.schedule}")
             at = float(at.t[0])
         alpha, sigma = self._signal(self.path.interval[0] if at is None else checks.between("at", at, 0.0, 1.0))
-        mean = self.expected(z, cond, guidance=guidance)
+        mean = self.expected(z, cond, guidance=guidance)       # which checks z
         if self.eta:
             # The posterior of x_T given z where z holds no data: eta^2 of the variance is drawn anew.
             fresh = self.path.noise.draw(tuple(z.shape), seed=seed, purpose="one more step", first=first, like=z)
@@ -159,8 +163,8 @@ def fit_one_more_step(x: Float[Tensor, "rows *event"], net: nn.Module, *, cond: 
     steps = checks.integer("steps", steps, least=1)
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a network, got {type(net).__name__}")
-    for name in settings:
-        checks.one_of("a setting of fit_one_more_step", name, [f.name for f in fields(Descent) if f.name not in ("objective", "coupling", "seed")])
+    known_settings("fit_one_more_step", settings, "seed")
+    drop_condition = checks.between("drop_condition", drop_condition, 0.0, 1.0)
     objective = Matching(Path.cosine(), "v", At(), drop_condition=drop_condition if cond is not None else 0.0)
     defaults = {"batch": 256, "optimizer": partial(torch.optim.Adam, lr=2e-3, betas=(0.9, 0.99)), "rate": Cosine(steps, min(steps // 50, 100)),
                 "average": Average(0.99), "clip": 1.0}

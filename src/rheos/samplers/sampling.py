@@ -134,8 +134,7 @@ def planned_for(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, st
         if times is not None:
             raise ValueError("a table brings its own times: leave times out")
         return rule
-    if isinstance(rule, type):
-        raise TypeError(f"rule must be an instance such as {rule.__name__}(), got the class {rule.__name__}")
+    instance(rule)
     rule = default_rule(field) if rule is None else rule
     if isinstance(rule, AdaptiveRungeKutta):
         still(field, "AdaptiveRungeKutta")
@@ -146,6 +145,12 @@ def planned_for(field: Field, rule: Rule | AdaptiveRungeKutta | Table | None, st
     if times is None:
         return planned(rule, _askable(field, rule, rule.times(field.path, steps), edit))
     return planned(rule, _checked(times, field))
+
+
+def instance(rule: Any) -> None:
+    """TypeError for the class of a rule."""
+    if isinstance(rule, type):
+        raise TypeError(f"rule must be an instance such as {rule.__name__}(), got the class {rule.__name__}")
 
 
 def _checked(times: Times, field: Field) -> Times:

@@ -25,6 +25,8 @@ class SpectralDDIM:
     """Data prediction on one-sided paths whose coefficients differ by coordinate, such as `Path.shortest`.
 
     order: 1 holds the data prediction over a step (DDIM), 2 extrapolates it in each coordinate's own log(b / c), but not in the last step.
+    Where all coordinates share their coefficients order 1 is `DDIM()` and order 2 is `DPMSolverPP(2, form="midpoint")`, which holds the line through the last
+    two predictions at its value in the middle of the step; `DPMSolverPP(2)` integrates that line exactly.
     Default times do equal shares of the way on `Path.shortest`, and are even in t elsewhere.
     """
 

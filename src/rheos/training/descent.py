@@ -1,8 +1,8 @@
 """Ordinary training: one network going down one loss, as a one-player `Game`."""
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -109,3 +109,9 @@ class DescentState(GameState):
     def norm(self) -> torch.Tensor:
         """The last gradient norm (), before clipping; nan before the first step."""
         return self.norms.get("net", torch.tensor(torch.nan))
+
+
+def known_settings(owner: str, settings: Iterable[str], *own: str) -> None:
+    """ValueError for a setting that is none of `Descent`, or one of its `own` that `owner` gives itself."""
+    for name in settings:
+        checks.one_of(f"a setting of {owner}", name, [f.name for f in fields(Descent) if f.name not in ("objective", "coupling", *own)])

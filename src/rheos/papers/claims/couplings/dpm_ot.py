@@ -4,11 +4,12 @@ Claim: noise brought by the semi-discrete optimal map to noised data at an inter
 as many steps from noise. Here: a grid of 25 narrow Gaussians, a network trained on them, start at t = 0.9 (noise at t = 0), ten calls, samples farther
 than 5 standard deviations from every mode; and real digits with a trained network. The paper has FID on CIFAR-10, CelebA and FFHQ in 10 calls.
 
-The control takes the map away and nothing else: the same start, points, network and ten calls, each sample from a point drawn at random in the place of
-T(noise). The law at the start is then the same, so that where it does as well the quality is that of a start from noised data, and not the map's: what the
-map adds is the pairing with noise, and a way between points. Supporting rows begin at a Gaussian of the points' own mean and covariance instead, and
-at the map continued between cells.
+The control of the core rows takes the transport to noised data away: the same network, start time and ten calls, from a Gaussian of the points' own mean
+and covariance. Supporting rows take away the map and nothing else: each sample from a point drawn at random in the place of T(noise). The law at the start
+is then the same, so that where it does as well the quality is that of a start from noised data, and not the map's: what the map adds is the pairing with
+noise, and a way between points. Another begins at the map continued between cells.
 """
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from rheos.core import Draws, evolve
 from rheos.couplings import Independent, SemiDiscrete
 from rheos.data import GaussianMixture, load
-from rheos.metrics import digit_features, frechet, nearest, sliced_w2
+from rheos.metrics import digit_features, frechet, hallucination, nearest, sliced_w2
 from rheos.nets import ResidualMLP
 from rheos.objectives import Matching
 from rheos.papers import Check, Scale, bars, digits_flow_teacher, fixture
@@ -29,6 +30,8 @@ OFF_MODE_RATIO_AT_MOST = 0.3
 SW2_RATIO_AT_MOST = 0.8
 # |cost of the semi-discrete plan / cost of the assignment - 1|, 1000 samples and 1000 points.
 COST_ERROR_AT_MOST = 0.02
+# Of DDIM, 40 of 4000 samples: with fewer there are no mixed modes to avoid, and ratios to it are of a few counts.
+DDIM_OFF_MODE_AT_LEAST = 0.01
 
 STD, SPACING, CALLS, START = 0.05, 2.0, 10, 0.9
 UNIT = 8**0.5          # the grid's standard deviation a coordinate, by which the network's units are
@@ -65,7 +68,7 @@ def gaussian_like(x: torch.Tensor, n: int, seed: int | Draws) -> torch.Tensor:
 
 
 def off_mode(x: torch.Tensor) -> float:
-    return float((torch.cdist(x, centres).amin(1) > 5 * STD / UNIT).double().mean())
+    return float(hallucination(x, grid, radius=5.0))
 
 
 def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
@@ -75,9 +78,11 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     latents = noised(grid.sample(points, seed=draws.child("data")), START, draws.child("latents"))
     settings = {"steps": 500, "batch": 1024} if full else {"steps": 5, "batch": 32}
     plan = SemiDiscrete(None, latents).fit(**settings, seed=draws.child("fit"))
-    continued = SemiDiscrete(None, latents, angle=0.7).fit(**settings, seed=draws.child("fit"))
+    # The same map, of the same heights: only what is drawn between cells differs.
+    continued = copy.copy(plan)
+    continued.angle = 0.7
     way = lambda coupling: Expressway(field, coupling, START)(count, steps=CALLS, rule=DDIM(), seed=draws.child("samples"))
-    made, without = way(plan), way(Independent(latents))
+    made, random = way(plan), way(Independent(latents))
     blurred = way(Independent(gaussian_like(latents, count, draws)))
     start = PATH.prior((count, 2), seed=draws)
     # Of DDIM's two usual spacings the better one for it.
@@ -88,20 +93,21 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     over = lambda metric, x: metric(x) / least[metric]
     report = lambda name, value, threshold: Check(name, value, "<=", threshold, control=None, core=False)
     checks = [
-        Check("grid: share off every mode over DDIM's", over(off_mode, made), "<=", OFF_MODE_RATIO_AT_MOST, control=over(off_mode, without)),
-        Check("grid: sw2 over DDIM's", over(far, made), "<=", SW2_RATIO_AT_MOST, control=over(far, without)),
-        *costs(latents, draws, settings),
+        Check("grid: share off every mode over DDIM's", over(off_mode, made), "<=", OFF_MODE_RATIO_AT_MOST, control=over(off_mode, blurred)),
+        Check("grid: sw2 over DDIM's", over(far, made), "<=", SW2_RATIO_AT_MOST, control=over(far, blurred)),
+        *costs(latents, plan, draws, settings),
         report("grid: share off every mode over DDIM's, map continued between cells", over(off_mode, way(continued)), OFF_MODE_RATIO_AT_MOST),
-        report("grid: share off every mode over DDIM's, from a Gaussian of the points' mean and covariance", over(off_mode, blurred), OFF_MODE_RATIO_AT_MOST),
-        report("grid: sw2 over DDIM's, from a Gaussian of the points' mean and covariance", over(far, blurred), SW2_RATIO_AT_MOST),
+        report("grid: share off every mode over DDIM's, the same with latents drawn at random: what the map adds", over(off_mode, random),
+               OFF_MODE_RATIO_AT_MOST),
+        report("grid: sw2 over DDIM's, the same with latents drawn at random: what the map adds", over(far, random), SW2_RATIO_AT_MOST),
     ]
     if full:
-        checks.append(report("grid: DDIM's share off every mode", least[off_mode], 1.0))
+        checks.append(Check("grid: DDIM's share off every mode", least[off_mode], ">=", DDIM_OFF_MODE_AT_LEAST, control=None, core=False))
     return checks + (digits(seed) if full else [])
 
 
-def costs(points: torch.Tensor, draws: Draws, settings: dict[str, int]) -> list[Check]:
-    """The cost of the map from as many samples to the points, against that of the best assignment of the two."""
+def costs(points: torch.Tensor, plan: SemiDiscrete, draws: Draws, settings: dict[str, int]) -> list[Check]:
+    """The cost of the map from as many samples to the points, and of the plan from their density, against that of the best assignment of the two."""
     import ot
 
     x = Draws.of(draws).rows("cost", 0, tuple(points.shape))
@@ -109,11 +115,10 @@ def costs(points: torch.Tensor, draws: Draws, settings: dict[str, int]) -> list[
     best = float(ot.emd2(even, even, torch.cdist(x.double(), points.double()).square().numpy()))
     error = lambda y: abs(float((y - x).square().sum(1).mean()) / best - 1)
     fitted = SemiDiscrete(x, points).fit(**{**settings, "batch": min(settings["batch"], len(x))}, seed=draws.child("cost"))
-    density = SemiDiscrete(None, points).fit(**settings, seed=draws.child("cost"))
     # Taken away: what the heights learn. Each sample goes to the nearest point.
     return [Check("plan cost from 1000 samples against the assignment's, relative error", error(fitted.map(x)), "<=", COST_ERROR_AT_MOST,
                   control=error(points[nearest(x, points)[1]])),
-            Check("the same for the plan from the density those samples are of", error(density.map(x)), "<=", COST_ERROR_AT_MOST, control=None, core=False)]
+            Check("the same for the plan from the density those samples are of", error(plan.map(x)), "<=", COST_ERROR_AT_MOST, control=None, core=False)]
 
 
 def digits(seed: int) -> list[Check]:
@@ -139,4 +144,4 @@ def digits(seed: int) -> list[Check]:
 
 def plot(ax, checks: list[Check]):
     """Ratios to DDIM in ten calls, and the error of the plan's cost."""
-    return bars(ax, checks, ["off mode", "sw2", "cost"], method="DPM-OT", without="points at random")
+    return bars(ax, checks, ["off mode", "sw2", "cost"], method="DPM-OT", without="from a Gaussian, nearest point")

@@ -105,11 +105,9 @@ def digits(seed: int) -> list[Check]:
     x, truth = part(unseen, data.held_out.y, True), part(unseen, data.held_out.y, False)
     far = float(sliced_w2(x, truth))
     made = bridge.transport(x, seed=seed)
-    best = bridge.cost(2.0, n=4000, seed=seed) / float((source[:, None] - target).square().sum(2).mean())
     report = lambda name, value, threshold: Check(f"digits: {name}", value, "<=", threshold, control=None, core=False)
     return [report("transported sw2 over the source's, held-out rows", float(sliced_w2(made, truth)) / far, TRANSPORTED_AT_MOST),
-            report("rows of the target that it was fitted to, sw2 over the source's", float(sliced_w2(target, truth)) / far, TRANSPORTED_AT_MOST),
-            report("E |x1 - x0|^2 of the plan over that of independent pairs", best, 1.0)]
+            report("rows of the target that it was fitted to, sw2 over the source's", float(sliced_w2(target, truth)) / far, TRANSPORTED_AT_MOST)]
 
 
 def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:

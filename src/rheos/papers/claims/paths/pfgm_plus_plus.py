@@ -86,9 +86,9 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
         Check("field of D = 10^7 against the Gaussian one, relative gap", gap(law, 1e7, seed), "<=", GAP_TO_GAUSSIAN_AT_MOST, control=gap(law, 1e3, seed)),
         Check("increase of sliced W2 by the disturbance, D = 16 over Gaussian", increase[16.0] / increase[math.inf], "<=", INCREASE_OVER_DIFFUSION_AT_MOST,
               control=increase[NEAR] / increase[math.inf]),
-        # The order taken away: from many dimensions to few.
+        # Nothing of the idea can be taken away from an order, so that it is shown and does not decide.
         Check("largest ratio of that increase to the next larger D's, over 8, 64, infinity", over(8.0, 64.0, math.inf), "<=", RATIO_OF_NEIGHBOURS_AT_MOST,
-              control=over(math.inf, 64.0, 8.0)),
+              control=None, core=False),
         Check("sliced W2 where the denoiser is told 1.4 sigma, D = 8 over Gaussian", mistaken[8.0] / mistaken[math.inf], "<=",
               MISTAKEN_OVER_DIFFUSION_AT_MOST, control=mistaken[NEAR] / mistaken[math.inf]),
         Check("sliced W2 undisturbed, the largest D over the least", max(calm.values()) / min(calm.values()), "<=", 1.25, control=None, core=False),

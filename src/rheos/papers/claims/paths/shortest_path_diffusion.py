@@ -6,6 +6,9 @@ for the same quality, and any deviation from it is worse. Here images are what t
 best denoiser is Wiener's filter and the law of samples is known: lengths of paths, and Kullback-Leibler divergence of DDIM's samples from the images'
 Gaussian in 25 and 100 steps, every path on times of equal Fisher length that lead to the clean image.
 
+The claim is about variance-preserving rivals. Cond-OT, which is none, ends nearer in 100 steps, and so does the path of a steeper spectrum in 25: rows
+say by how much. Paths that blur while they add noise are not among the rivals here.
+
 Supporting rows: the paths on their own even times; a path to the power kappa of the spectrum, which deviates from the shortest; and networks of equal
 training on real digits, one along the shortest path and one along the cosine path, Fréchet distance at 10 calls. Smoke scale has digits only.
 """
@@ -125,8 +128,8 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     return [
         *checks,
         *(report(f"KL in 25 steps, shortest path over {name}, on its own even times", own / value, 1.0) for name, value in even.items()),
-        report("KL in 25 steps, shortest path over Cond-OT, equal Fisher lengths",
-               images.evenly(images.path, 25) / images.evenly(images.rivals["Cond-OT"], 25), 1.0),
+        *(report(f"KL in {steps} steps, shortest path over Cond-OT, equal Fisher lengths",
+                 images.evenly(images.path, steps) / images.evenly(images.rivals["Cond-OT"], steps), 1.0) for steps in (25, 100)),
         *(report(f"KL in 25 steps, shortest path over that of the spectrum to the power {kappa:g}", images.evenly(images.path, 25) / value, 1.0)
           for kappa, value in bent.items()),
         *trained(seed),

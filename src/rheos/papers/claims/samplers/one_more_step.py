@@ -24,6 +24,10 @@ from rheos.samplers import DDIM, OneMoreStep, fit_one_more_step, sample
 
 # From rheos' specification, written before the run; it saw 0.002 with the exact means. The paper shows pictures and brightness histograms.
 ERROR_OVER_PLAIN_AT_MOST = 0.2
+# Of plain starts, in pixels of [-1, 1]: below one per cent of the range there is no flaw to mend, and ratios to it say little.
+PLAIN_ERROR_AT_LEAST = 0.02
+# Of brightness within a class over the data's: mended, were it as wide to 5 per cent. The step is not made for this.
+SPREAD_AT_LEAST = 0.95
 
 PATH = Path.from_betas(scaled_linear())
 CLASSES, STEPS = 10, 50
@@ -80,17 +84,17 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
     late = 0.2
     for_late = pictures.drawn(lambda z, k: OneMoreStep(pictures.classes[k].mean(0), PATH).start(z, at=late), late)
     for_another = pictures.drawn(lambda z, k: OneMoreStep(pictures.classes[k].mean(0), PATH).start(z), late)
-    report = lambda name, value, threshold: Check(name, value, "<=", threshold, control=None, core=False)
+    report = lambda name, value, threshold, relation="<=": Check(name, value, relation, threshold, control=None, core=False)
     return [
         *checks,
         report(f"{pictures.name}: the same by the exact means", ratio(exact()), ERROR_OVER_PLAIN_AT_MOST),
         report(f"{pictures.name}: the same with new noise (the DDPM step)", ratio(exact(eta=1.0)), ERROR_OVER_PLAIN_AT_MOST),
         report(f"{pictures.name}: the same, sampler and step from t = {late}", ratio(for_late), ERROR_OVER_PLAIN_AT_MOST),
         report(f"{pictures.name}: the same, sampler from t = {late}, step made for t = 0", ratio(for_another), ERROR_OVER_PLAIN_AT_MOST),
-        report(f"{pictures.name}: plain starts, error of the classes' mean brightness (pixels in [-1, 1])", plain, 1.0),
+        report(f"{pictures.name}: plain starts, error of the classes' mean brightness (pixels in [-1, 1])", plain, PLAIN_ERROR_AT_LEAST, ">="),
         # What the step leaves: within a class samples stay as alike as from plain starts.
-        report(f"{pictures.name}: spread of brightness within a class over the data's", pictures.spread(by_network), 1.0),
-        report(f"{pictures.name}: the same from plain starts", pictures.spread(pictures.drawn()), 1.0),
+        report(f"{pictures.name}: spread of brightness within a class over the data's", pictures.spread(by_network), SPREAD_AT_LEAST, ">="),
+        report(f"{pictures.name}: the same from plain starts", pictures.spread(pictures.drawn()), SPREAD_AT_LEAST, ">="),
         *trained(seed),
     ]
 
@@ -133,8 +137,8 @@ def trained(seed: int) -> list[Check]:
         row("error of the classes' mean brightness over that of plain starts", error("base", psi.start(z, label)) / plain),
         row("the same, trained without data at the end, in place of the step", error("without data at the end", z) / plain),
         row("the same, trained with offset noise, in place of the step", error("offset noise", Offset(0.1).draw(tuple(z.shape), seed=seed)) / plain),
-        Check("networks trained on digits: plain starts, error of the classes' mean brightness (standard deviations of pixels)", plain, "<=", 1.0,
-              control=None, core=False),
+        Check("networks trained on digits: plain starts, error of the classes' mean brightness (pixels in [-1, 1])",
+              plain * float(x.std(correction=0)), ">=", PLAIN_ERROR_AT_LEAST, control=None, core=False),
     ]
 
 

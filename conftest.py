@@ -52,3 +52,13 @@ def _documentation_runs_elsewhere(request):
     """Examples in documentation may write files: they run in a folder of their own."""
     if isinstance(request.node, pytest.DoctestItem):
         request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as Python begins with it: a parent such as nohup or a shell in the background may have had it ignored."""
+    import signal
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

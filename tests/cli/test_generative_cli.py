@@ -78,7 +78,7 @@ def test_documented_defaults_are_the_real_ones():
             shown[name] = told
             assert parameter.default is None
     left = {name: text for name, text in shown.items() if real.get(name) is None}       # to the network or the data, and said so in words
-    assert set(left) == {"batch", "rate", "width", "depth", "dropout"}
+    assert set(left) == {"batch", "rate", "width", "depth", "dropout", "task"}
     assert shown == left | {name: str(real[name]) for name in shown if name not in left} and {"steps", "decay", "net", "path", "every"} <= set(shown)
     for name, place in (("batch", 0), ("rate", 1)):
         assert {float(word) for word in re.findall(r"[\d.]+", left[name])} == {habit[place] for habit in (*HABITS.values(), OTHER_HABITS)}

@@ -119,7 +119,7 @@ def test_a_fit_goes_on_and_leaves_the_old_one(seed):
     torch.testing.assert_close(fitted.fit(1, 16, 1e-9).heights, fitted.heights, rtol=1e-6, atol=1e-6)
 
 
-def test_ctrl_c_raises():
+def test_ctrl_c_raises(ctrl_c):
     def interrupt(step, state):
         import signal
         if step == 3:

@@ -128,7 +128,7 @@ class Clock:
             return plain(descent, state)
         self.process_time = self.monotonic = lambda: self.now
         monkeypatch.setattr(rheos.training.Descent, "step", step)
-        monkeypatch.setattr("rheos.models.learn.time", self)
+        monkeypatch.setattr("rheos.models.running.time", self)
 
 
 def test_a_budget_is_as_many_steps_as_fit(monkeypatch):

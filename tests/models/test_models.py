@@ -217,7 +217,7 @@ def test_a_spoilt_model_is_one_clear_error(model, tmp_path, spoil, error, messag
     (lambda d, m: train(d, **(TINY | {"rate": -1.0})), ValueError, "rate must lie in"),
     (lambda d, m: train(d, **(TINY | {"device": "gpu9"})), ValueError, "device 'gpu9' cannot be used here"),
     (lambda d, m: train(d, **(TINY | {"precision": "fp8"})), ValueError, "precision must be one of fp32, bf16, got 'fp8'"),
-    (lambda d, m: train(d, path=Path.interpolant(), **TINY), ValueError, "path must be one-sided"),
+    (lambda d, m: train(d, path=Path.interpolant(), **TINY), ValueError, "source must be given: a two-sided path runs from a source to the data"),
     (lambda d, m: train(torch.ones(5, 2, dtype=torch.complex64), **TINY), TypeError, "data must be float32 or float64, got torch.complex64"),
     (lambda d, m: train(torch.zeros(0, 3), **TINY), ValueError, "with no empty axis"),
     (lambda d, m: train(d, dropuot=0.1, **TINY), ValueError, "a setting of train must be one of .*did you mean dropout"),

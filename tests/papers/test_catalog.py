@@ -126,7 +126,7 @@ def test_bibtex_escapes_what_tex_would_read_and_leaves_out_what_is_unknown():
 
 
 def test_status_tells_built_from_measured(tmp_path):
-    assert results.status(catalog.find("light_sb"), tmp_path) == "not built"
+    assert results.status(catalog.find("gdss"), tmp_path) == "not built"
     assert results.status(catalog.find("deis"), tmp_path) == "not measured"
     counts = results.board(tmp_path)
     assert counts["not measured"] == sum(paper.built for paper in catalog.papers()) and counts.total() == 204

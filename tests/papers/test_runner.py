@@ -271,7 +271,7 @@ def test_what_makes_a_result_stale(tmp_path, monkeypatch):
     assert not runner.stale("deis")
     assert results.board()["holds"] == 1
     with pytest.raises(ValueError, match="no claim yet"):
-        runner.stale("light_sb")
+        runner.stale("gdss")
 
 
 def test_a_checkout_is_told_from_an_installed_copy(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import torch
 
 from rheos.core import Draws
 from rheos.data import GaussianMixture
+from rheos.guidance import classifier_free
 from rheos.nets import ResidualMLP
 from rheos.paths import EDM, ExactField, Field, Fourier2d, Path, Student, T, Times, scaled_linear, zero_terminal_snr
 from rheos.samplers import DDIM, Exponential, OneMoreStep, fit_one_more_step, sample

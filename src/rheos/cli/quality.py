@@ -312,8 +312,8 @@ def measure(model: Model, data: Dataset, *, n: int | None = None, seed: int = 0,
     told("finding nearest training rows")
     few = max(LEAST_CHARTED, int(NEAR_SECONDS * PAIRS_A_SECOND / data.x.numel()))
     found.near, found.near_held_out = nearest(scaled(drawn[0][:few]), scaled(data.x))[0], nearest(scaled(_spaced(judge, few)), scaled(data.x))[0]
-    if not hasattr(model.field, "path") or not hasattr(model.field, "predicts"):
-        return found                # no solver, so no rules to compare
+    if not hasattr(getattr(model, "field", None), "predicts") and hasattr(model, "tokens"):
+        return found                # no flow, so no rules to compare
     first = next(iter(metrics.values()))
     found.chart_rows = _charted(n, call, look)
     found.chart_floor = float(first(floor.first(found.chart_rows), truth))
@@ -411,11 +411,12 @@ def _fill_chart(found: Quality, model: Model, cond: Any, seed: int, distance: Ca
     """Distance by rule and number of calls, the same starts and conditions for all. What a rule cannot do is said, not hidden."""
     from rheos.core import NonFinite
 
+    path = getattr(getattr(model, "field", None), "path", None)
     for name in CHART_RULES:
         line = found.chart[name] = []
         for calls in CHART_CALLS:
             try:
-                line.append((calls, distance(model.sample(found.chart_rows, cond=cond, rule=rule_named(name, model.field.path), steps=calls, seed=seed).cpu())))
+                line.append((calls, distance(model.sample(found.chart_rows, cond=cond, rule=rule_named(name, path), steps=calls, seed=seed).cpu())))
             except (ValueError, NonFinite) as error:
                 found.skipped.append(f"{name} at {calls} calls: {error}")
 

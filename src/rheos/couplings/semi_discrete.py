@@ -67,7 +67,8 @@ class SemiDiscrete:
 
     `fit` gives a fitted map and leaves the one that was asked as it is. Memory is n numbers and a block of rows x points at a time; time is
     O(steps batch n d), for n up to some ten thousand. Without `angle` every x1 is one of the points: what is new in a sample must come from elsewhere.
-    ValueError for fewer than 2 points, weights that are no probabilities, and shapes or dtypes that differ; TypeError for points that are not float32 or float64.
+    ValueError for fewer than 2 points, weights that are no probabilities, and shapes or dtypes that differ;
+    TypeError for points that are not float32 or float64.
 
     >>> points = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [2.0, 1.0]])
     >>> fitted = SemiDiscrete(None, points, torch.tensor([0.5, 0.3, 0.2])).fit(steps=200)

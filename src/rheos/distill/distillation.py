@@ -30,6 +30,7 @@ from rheos.training.descent import known_settings
 
 __all__ = ["Budget", "reflow_distill"]
 
+SQUARES = (L2(),)
 TRAINING_COSTS = 3      # forward passes: one forward, and twice as much backward
 
 
@@ -81,7 +82,7 @@ class Budget:
 
     @property
     def direct_steps(self) -> int:
-        """How many minibatches direct distillation of the teacher's own pairs has for the same total, all metrics together: what reflow must be compared with."""
+        """How many minibatches direct distillation of the teacher's own pairs has for the same total, over all metrics: what reflow is compared with."""
         return (self.total - self.first) // (TRAINING_COSTS * self.batch)
 
 
@@ -97,7 +98,7 @@ def reflow_distill(
     net: nn.Module | None = None,
     source: Any = None,
     objective: Matching | None = None,
-    metrics: Metric | PointMetric | Sequence[Metric | PointMetric] = (L2(),),
+    metrics: Metric | PointMetric | Sequence[Metric | PointMetric] = SQUARES,
     integrate: Callable[..., Tensor] | None = None,
     seed: int | Draws = 0,
     watch: Iterable[Watcher] = (),
@@ -109,9 +110,11 @@ def reflow_distill(
         made for: a tensor or a dict of tensors whose rows are drawn at random, such as the data's labels; a function (n, seed=Draws) -> conditions; or None.
     guidance: classifier-free scale of the teacher, 1.5 to 5; None: as the teacher is. It needs conditions, and a network that was taught without them too.
     rounds: 1 as in the paper; 0 distils the teacher directly, whose paths are bent: its control. pairs, steps: simulated, and minibatches, a round.
-    distill_steps: minibatches for each of `metrics`, one or several, through which distillation passes in turn; (L2(), OnData(Perceptual(features))) is the paper's order.
-    net: the student at its beginning, a copy of the teacher's network unless given (another size needs longer training). source: where flows begin, as of `Reflow`; needed
-        on a two-sided path. objective: of the reflow rounds, Matching on the teacher's path; UShaped times and PerceptualHuber go here.
+    distill_steps: minibatches for each of `metrics`, one or several, through which distillation passes in turn;
+        (L2(), OnData(Perceptual(features))) is the paper's order.
+    net: the student at its beginning, a copy of the teacher's network unless given (another size needs longer training).
+    source: where flows begin, as of `Reflow`; needed on a two-sided path.
+    objective: of the reflow rounds, Matching on the teacher's path; UShaped times and PerceptualHuber go here.
     integrate, watch, settings: as of `rectify`; the default of 50 steps of Heun's rule makes 100 calls a pair, each twice as dear under guidance.
 
     Compare at equal cost: see `Budget`. The teacher is not changed.

@@ -25,6 +25,8 @@ class Distill(_Adding):
     otherwise; features of the end are compared by `OnData(Perceptual(features))`. The pairs should be deterministic, as `Reflow`'s are: of
     others only the mean end of each start can be learned.
 
+    >>> import torch
+    >>> import torch
     >>> from rheos.couplings import Paired
     >>> pairs = Paired(torch.zeros(4, 2), torch.ones(4, 2))
     >>> Distill()(lambda x, t, cond: x + 3.0, pairs.sample(4)).value.item()             # (0 + 3 - 1)^2

@@ -13,12 +13,13 @@ from rheos.papers.checks import Check, RowVerdict, Scale, Verdict, judge
 # These load on first use: fixtures hold tensors, and so bring torch.
 LAZY = {
     "Fixture": "fixtures", "Problem": "problems", "Result": "results", "bars": "pictures", "digits_flow_teacher": "teachers",
-    "digits_noise_teacher": "teachers", "digits_problem": "problems", "fixture": "fixtures", "literal_controls": "controls", "measure": "runner",
+    "digits_noise_teacher": "teachers", "digits_problem": "problems", "fixture": "fixtures", "heun": "teachers", "literal_controls": "controls",
+    "measure": "runner", "short": "teachers",
 }
 __all__ = [
     "Check", "Fixture", "Paper", "Problem", "Result", "RowVerdict", "Scale", "Verdict",
-    "bars", "cite", "digits_flow_teacher", "digits_noise_teacher", "digits_problem", "find", "fixture", "judge", "literal_controls", "measure", "papers",
-    "search",
+    "bars", "cite", "digits_flow_teacher", "digits_noise_teacher", "digits_problem", "find", "fixture", "heun", "judge", "literal_controls", "measure",
+    "papers", "search", "short",
 ]
 
 

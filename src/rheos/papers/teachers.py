@@ -1,7 +1,9 @@
 """Networks trained once on real data and kept, for claims to measure methods on."""
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+
+from torch import Tensor, nn
 
 from rheos.core import Draws
 from rheos.data import load
@@ -9,8 +11,9 @@ from rheos.models import Conditions, Model, Standardise, train
 from rheos.nets import ResidualMLP
 from rheos.papers.fixtures import fixture
 from rheos.paths import Field, Path
+from rheos.samplers import RungeKutta, sample
 
-__all__ = ["digits_flow_teacher", "digits_noise_teacher"]
+__all__ = ["digits_flow_teacher", "digits_noise_teacher", "heun", "short"]
 
 
 def _net() -> ResidualMLP:
@@ -46,3 +49,17 @@ def digits_noise_teacher() -> Field:
     net = _net()
     net.load_state_dict(dict(fixture("digits-noise-teacher", _noise_weights).tensors))
     return Field(net.eval().double(), Path.vp(), "noise")
+
+
+def short(net: nn.Module) -> nn.Module:
+    """A float32 copy that learns and is cut short of its dropout, in evaluation mode: a student of pairs is to learn a map, not a law."""
+    net = copy.deepcopy(net).float().requires_grad_(True)
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return net.eval()
+
+
+def heun(field: Field, x: Tensor, cond: Tensor | None = None, steps: int = 25) -> Tensor:
+    """Where the field carries x (n, *event) from noise to data, by Heun's rule: two calls a step. As `Reflow` and `rectify` want it."""
+    return sample(field, start=x, cond=cond, rule=RungeKutta(2), steps=steps)

@@ -88,8 +88,8 @@ def transfer_sigma(sigma: float, dof: float) -> float:
 
     Here levels are sigma throughout, whatever D is, and nothing need be carried over; r is for comparing with code that counts in radii.
 
-    >>> transfer_sigma(80.0, 2048)
-    3620.386719675124
+    >>> transfer_sigma(80.0, 16)
+    320.0
     """
     return checks.positive("sigma", sigma, zero=True) * math.sqrt(checks.positive("dof", dof))
 

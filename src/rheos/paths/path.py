@@ -374,7 +374,7 @@ def _part_from_json(what: str, content: Any, method: str) -> Any:
         raise ValueError(f"not a path: {content!r}")
     maker = rheos_class(content["class"], rooms=("paths",))
     if not hasattr(maker, method) or not is_dataclass(maker) or maker is Path or getattr(maker, "_is_protocol", False):
-        raise ValueError(f"class {content['class']!r} in the file is no {what}")
+        raise ValueError(f"class {content['class']!r} in the file is not a {what}")
     try:
         return maker(**{name: _setting_from_json(name, value) for name, value in content.items() if name != "class"})
     except TypeError as error:
@@ -384,5 +384,5 @@ def _part_from_json(what: str, content: Any, method: str) -> Any:
 def _setting_from_json(name: str, value: Any) -> Any:
     """A setting as it was: a schedule within a schedule, tuples for lists."""
     if isinstance(value, dict):
-        return _part_from_json(name, value, "coefficients")
+        return _part_from_json("schedule", value, "coefficients")
     return tuple(_setting_from_json(name, v) for v in value) if isinstance(value, list) else value

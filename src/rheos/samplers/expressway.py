@@ -62,8 +62,8 @@ class Expressway:
                  **settings: Any) -> Inexact[Tensor, "n *event"]:
         """`n` samples, (n, *event), in `steps` steps of `rule` from `start` on.
 
-        steps: 10 unless told otherwise. rule: what `sample` would take; it has its steps equal in its own clock. times: instead of steps, beginning at `start`. cond: only where the coupling
-        gives none. settings: others of `sample`, which see for errors. The same samples however `batch` splits them.
+        steps: 10 unless told otherwise. rule: what `sample` would take; it has its steps equal in its own clock. times: instead of steps, beginning at
+        `start`. cond: only where the coupling gives none. settings: others of `sample`, which see for errors. The same samples however `batch` splits them.
         """
         draws = Draws.of(seed)
         instance(rule)

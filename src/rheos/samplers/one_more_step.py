@@ -94,9 +94,8 @@ class OneMoreStep:
         checks.finite("z", z)
         cond = spread(cond, len(z), z.device)
         if isinstance(self.psi, Field):
-            learned = next(self.psi.net.parameters(), None) if isinstance(self.psi.net, nn.Module) else None
-            if learned is not None and learned.dtype != z.dtype:
-                raise TypeError(f"z must have the dtype of psi's network, {learned.dtype}, got {z.dtype}")
+            if isinstance(self.psi.net, nn.Module) and next(self.psi.net.parameters(), None) is not None and self.psi.like.dtype != z.dtype:
+                raise TypeError(f"z must have the dtype of psi's network, {self.psi.like.dtype}, got {z.dtype}")
             asked = self.psi if guidance is None else classifier_free(self.psi, guidance)
             with evaluating(getattr(self.psi, "net", None)):
                 return asked.data(z, 0.0, cond)

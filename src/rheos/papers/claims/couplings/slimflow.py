@@ -20,9 +20,9 @@ from rheos.data import load
 from rheos.distill import one_step, rectify
 from rheos.nets import ResidualMLP
 from rheos.objectives import FlowGuided, Matching
-from rheos.papers import Check, Scale, bars, fixture
+from rheos.papers import Check, Scale, bars, fixture, heun
 from rheos.paths import Field, Path
-from rheos.samplers import Euler, RungeKutta, sample
+from rheos.samplers import Euler, sample
 from rheos.training import Linear
 
 # The specification's gate; its prototype had 0.94 with 300 pairs.
@@ -38,10 +38,6 @@ def components() -> Tensor:
     x = x - x.mean(0)
     x = x @ torch.linalg.svd(x, full_matrices=False).Vh[:AXES].T
     return x / x.std()
-
-
-def heun(field: Field, x: Tensor) -> Tensor:
-    return sample(field, start=x, rule=RungeKutta(2), steps=25)
 
 
 def teacher_pairs() -> dict[str, Tensor]:

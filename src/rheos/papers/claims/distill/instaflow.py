@@ -9,7 +9,6 @@ fresh starts against that flow's own ends, and against digits. Controls have the
 place. Supporting rows give direct distillation as much as reflow and distillation cost together, pairs counted (`Budget`): with so small a map it is
 expected to do as well, since it can be learned from pairs by heart. These students are trained once; the seeds draw the short distillations and the starts.
 """
-import copy
 from functools import partial
 
 import torch
@@ -23,25 +22,22 @@ from rheos.guidance import classifier_free
 from rheos.metrics import digit_features, frechet, sliced_w2
 from rheos.models import Conditions, Model, Standardise
 from rheos.nets import ResidualMLP
-from rheos.papers import Check, Scale, bars, digits_flow_teacher, fixture
+from rheos.papers import Check, Scale, bars, digits_flow_teacher, fixture, heun, short
 from rheos.paths import Field, Path
-from rheos.samplers import Euler, RungeKutta, sample
+from rheos.samplers import Euler, sample
 
 # The specification's gate. Its prototype of the equal-cost arm had sliced distances 0.086 directly and 0.087 by reflow.
 ERROR_RATIO_AT_MOST = 0.5
 DISTANCE_RATIO_AT_MOST = 0.9
 
 GUIDANCE, SHORT = 2.0, 100
-
-
-def integrate(field: Field, x: Tensor, cond: Tensor, steps: int = 20) -> Tensor:
-    return sample(field, start=x, cond=cond, rule=RungeKutta(2), steps=steps)
+integrate = partial(heun, steps=20)
 
 
 def trained(net: nn.Module, budget: Budget, seed: Draws) -> dict[str, Field]:
     """The straightened flow and its student; and a student distilled directly for as much as both cost together."""
     made = partial(reflow_distill, Field(net, Path.linear()), load("digits").y, guidance=GUIDANCE, pairs=budget.pairs, batch=budget.batch, seed=seed,
-                   integrate=partial(integrate, steps=budget.calls // 2))
+                   integrate=partial(heun, steps=budget.calls // 2))
     flow, student = made(1, budget.distill_steps, steps=budget.steps)
     return {"flow": flow, "student": student, "direct": made(0, budget.direct_steps)[1]}
 
@@ -109,15 +105,6 @@ def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:
                report("Fréchet distance, student in one step over the guided teacher in 40 calls", judged(x["reflow"]) / judged(x["teacher"]), 1.25),
                Check("share of one-step digits that a classifier reads as asked for", right(x["reflow"]), ">=", 0.95, control=None, core=False)]
     return checks
-
-
-def short(net: nn.Module) -> nn.Module:
-    """A float32 copy without dropout: a map is to be learned, not a law."""
-    net = copy.deepcopy(net).float().requires_grad_(True)
-    for layer in net.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
-    return net.eval()
 
 
 def untrained(data) -> Model:

@@ -8,9 +8,10 @@ mean, over the steps: of the norm of what each block on the way up gives at fixe
 networks of a seed begin with the same weights and see the same minibatches.
 
 The control of the rows of CS and LS is the plain U-Net once more, from the same weights with minibatches and times of another seed: what chance makes of the
-ratio. The gain, without a control of its own as no scaling at all is the last of its kappas, is that of the last block on the way up: at the beginning the U-Net's answer is zero whatever it sees, and the norm after that block would divide a common factor out.
-Our blocks normalise right after the join and begin as the identity: a tamer network than the paper's, whose swing is for most part the growth from
-its beginning, so that supporting rows have the second half of the steps alone. On a GPU: longer runs at a higher resolution.
+ratio. The gain is a supporting row, as no scaling at all is the last of its kappas. It is that of the last block on the way up: at the beginning the U-Net's
+answer is zero whatever it sees, and the norm after that block would divide a common factor out. Our blocks normalise right after the join and begin as the
+identity: a tamer network than the paper's, whose swing is for most part the growth from its beginning, so that supporting rows have the second half of the
+steps alone. On a GPU: longer runs at a higher resolution.
 """
 from functools import partial
 

@@ -556,3 +556,36 @@ def test_a_base_is_saved_with_its_path():
 def test_refusals_of_a_base(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# -- PFGM++ between its two ends ------------------------------------------------------------------------------------------------
+
+def test_many_extra_dimensions_are_the_gaussian_sampler_and_few_are_not(seed):
+    """The same normal numbers, Heun's rule in 18 steps: D = 10^8 ends where the Gaussian path ends, D = 8 elsewhere."""
+    points = GaussianMixture.points(Draws(seed).rows("points", 0, (40, 6), dtype=F64))
+    ends = {}
+    for dof in (8.0, 1e8, math.inf):
+        path = Path.edm(noise=Student(dof))
+        start = path.prior((50, 6), seed=seed, dtype=F64)
+        ends[dof] = sample(ExactField(path, points), start=start, rule=RungeKutta(2), steps=18)
+    gap = lambda dof: (ends[dof] - ends[math.inf]).norm(dim=1)
+    # A start on the border of two points' basins may end in the other one.
+    assert float((gap(1e8) < 1e-3).double().mean()) >= 0.96 and float((gap(8.0) < 1e-3).double().mean()) < 0.5
+
+
+def test_one_extra_dimension_is_the_poisson_flow(seed):
+    """D = 1: x moves along the electric field of the data as charges in N + 1 dimensions, dx/dr = E_x / E_r with r = sigma (Xu et al., 2022,
+    arXiv:2209.11178), where a charge at distance d pulls with 1 / d^N along the line between them."""
+    path, size = Path.edm(noise=Student(1.0)), 5
+    points = Draws(seed).rows("points", 0, (12, size), dtype=F64)
+    field = ExactField(path, GaussianMixture.points(points))
+    x = 2 * Draws(seed).rows("x", 0, (9, size), dtype=F64)
+    for t in (0.3, 0.6, 0.8):
+        at = path.coefficients(t)
+        radius = float(at.c)                       # sigma sqrt(D)
+        rest = x[:, None] - points
+        distance = (rest.square().sum(2) + radius**2).sqrt()
+        pull = distance.pow(-(size + 1))
+        along_x, along_r = (pull[..., None] * rest).sum(1), (pull * radius).sum(1)
+        expected = along_x / along_r[:, None] * float(at.dc)
+        torch.testing.assert_close(field.velocity(x, t), expected, rtol=1e-9, atol=1e-9)

@@ -21,7 +21,7 @@ from rheos.core import Draws, evolve
 from rheos.couplings import Independent, Paired
 from rheos.data import NAMES, digits_mixture, load
 from rheos.nets import UNet
-from rheos.objectives import L1, Matching
+from rheos.objectives import L1, At, Matching
 from rheos.papers import Check, Scale, bars, fixture
 from rheos.paths import ExactField, Field, Path, T, Times
 from rheos.samplers import DDIM, ResidualDDIM, Rule, RungeKutta, sample
@@ -75,13 +75,6 @@ class Beside(nn.Module):
         return self.net(torch.cat([x, cond], 1), t)[:, : self.answers].split(1, 1)
 
 
-class AtTheSource:
-    """A law of times: 0, where regression has its input."""
-
-    def sample(self, n, *, seed=0, step=0, device=None, dtype=None) -> Tensor:
-        return torch.zeros(n, device=device, dtype=dtype)
-
-
 @cache
 def pictures() -> tuple[str, Tensor, Tensor]:
     """(name, training pictures, others), each (rows, 1, 28, 28) in [-1, 1]."""
@@ -113,7 +106,7 @@ def weights(method: str, data: str) -> dict[str, Tensor]:
         net = Beside(len(PREDICTS[method]))
     one_sided = method == "diffusion"
     loss = (Matching(PATHS[method], PREDICTS[method]) if one_sided else
-            Matching(PATHS[method], PREDICTS[method], metric=L1(), **({"when": AtTheSource()} if method == "regression" else {})))
+            Matching(PATHS[method], PREDICTS[method], metric=L1(), **({"when": At()} if method == "regression" else {})))
     pairs = Independent(x, cond=given) if one_sided else Paired(given, x, given)
     fit = Descent(loss, pairs, 32, partial(torch.optim.Adam, lr=2e-3, betas=(0.9, 0.99)), Cosine(800, 16), Average(0.99), 1.0, seed=0)
     return evolve(fit, fit.init(net), 800, donate=True).averaged.state_dict()
@@ -147,8 +140,9 @@ class Deblurring:
                    for rule in (DDIM(), None))
 
     def regression(self) -> float:
+        net = network("regression")         # before: it may have to be trained
         with torch.no_grad():
-            return self.psnr(self.given - network("regression")(self.given, torch.zeros(PICTURES), self.given)[0])
+            return self.psnr(self.given - net(self.given, torch.zeros(PICTURES), self.given)[0])
 
 
 def claim(*, seed: int = 0, scale: Scale = Scale.FULL) -> list[Check]:

@@ -57,7 +57,7 @@ class TrajectoryVariance:
     def last(cls, times: Any, count: int, *, edit: Callable[[Tensor, Tensor, Any], Tensor] | None = None) -> TrajectoryVariance:
         """The window of the last `count` field calls of a rule that asks once at each of `times`, a `Times` or (points,), but the last, as in
         `last(Times.uniform(path, 200), 20)`. ValueError for more calls than there are."""
-        times = checks.monotone("times", checks.tensor("times", getattr(times, "t", times), floating=True))
+        times = checks.monotone("times", checks.tensor("times", times if isinstance(times, Tensor) else getattr(times, "t", times), floating=True))
         count = checks.integer("count", count, least=2)
         if count >= len(times):
             raise ValueError(f"count must be at most the {len(times) - 1} calls of these times, got {count}")

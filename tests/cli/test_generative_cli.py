@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import rheos
-from rheos.cli import build, figures, generative, pages, quality, runs
+from rheos.cli import build, figures, generative, pages, quality, runs, settings
 from rheos.cli.errors import run as run_app
 from rheos.cli.images import as_pixels, is_image, sheet
 from rheos.cli.rules import RULE_NAMES, rule_named
@@ -70,7 +70,7 @@ def interrupt_at(step, monkeypatch):
 
 
 def test_documented_defaults_are_the_real_ones():
-    real = runs.defaults()
+    real = settings.defaults()
     shown = {}
     for name, parameter in inspect.signature(generative.train, eval_str=True).parameters.items():
         told = parameter.annotation.__metadata__[0].show_default
@@ -90,7 +90,7 @@ def test_documented_defaults_are_the_real_ones():
 def test_a_run_folder_holds_all_that_decides_the_run(finished):
     found = tomllib.loads((finished / "run.toml").read_text())
     assert found["format"] == 1 and found["data"]["name"] == "digits" and found["versions"]["torch"] == torch.__version__
-    chosen = runs.settled({"steps": 6, "width": 16, "depth": 1, "dropout": 0.2, "every": 2, "device": "cpu"})
+    chosen = settings.settled({"steps": 6, "width": 16, "depth": 1, "dropout": 0.2, "every": 2, "device": "cpu"})
     assert found["settings"] == chosen | {"batch": 256, "rate": 0.002}          # what was left to the network is written down
     assert f"--out {finished} --steps 6" in found["command"] and "--dropout 0.2" in found["command"] and "--batch" not in found["command"]
     rows = [json.loads(line) for line in (finished / "trace.jsonl").read_text().splitlines()]

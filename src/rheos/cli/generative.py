@@ -12,10 +12,12 @@ from rheos.cli.drawing import check_disk, draw, suffixes
 from rheos.cli.errors import Failure, Usage
 from rheos.cli.options import check_memory, place, seconds, slug
 from rheos.cli.rules import RULE_NAMES, rule_named
-from rheos.cli.runs import PREDICTS, Run, Stopped, check_writable, find_model, learn, loaded, one_thread, refuse_with_resume, versions
+from rheos.cli.runs import Run, Stopped, check_writable, find_model, learn, loaded, one_thread, refuse_with_resume, versions
+from rheos.cli.settings import PREDICTS
 
 if TYPE_CHECKING:
     from rheos.cli.quality import Quality
+    from rheos.models import Model
     from rheos.samplers import Table
 
 __all__ = ["demo", "report", "sample", "train"]

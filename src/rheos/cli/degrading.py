@@ -9,7 +9,7 @@ from rheos.cli.errors import Failure, Usage
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["operator_of", "picture"]
+__all__ = ["operator_of", "read_picture"]
 
 
 def operator_of(task: str, event: tuple[int, ...], mask: Path | None, hole: float, factor: int) -> Any:
@@ -33,7 +33,7 @@ def operator_of(task: str, event: tuple[int, ...], mask: Path | None, hole: floa
         top, left = (height - tall) // 2, (width - wide) // 2
         keep[top : top + tall, left : left + wide] = False
     else:
-        keep = picture(mask, 1)[0] > 0
+        keep = read_picture(mask, 1)[0] > 0
         if tuple(keep.shape) != (height, width):
             raise Usage(f"--mask must be {width} pixels wide and {height} high as the images are, got {keep.shape[1]} x {keep.shape[0]}")
     if bool(keep.all()) or not bool(keep.any()):
@@ -41,7 +41,7 @@ def operator_of(task: str, event: tuple[int, ...], mask: Path | None, hole: floa
     return Mask(keep)
 
 
-def picture(file: Path, channels: int) -> Tensor:
+def read_picture(file: Path, channels: int) -> Tensor:
     """A picture as (channels, height, width) in [-1, 1]."""
     import numpy as np
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rheos.cli.degrading import operator_of, picture
+from rheos.cli.degrading import operator_of, read_picture
 from rheos.cli.errors import Failure, Usage
 from rheos.cli.options import place
 from rheos.cli.runs import Run, check_writable, draws_from_noise, find_model, found_well, one_thread
@@ -129,7 +129,7 @@ def _read(images: Path, shape: tuple[int, ...], bounds: tuple[float, float]) -> 
         raise Usage(f"--images {images} holds no pictures ({', '.join(PICTURES)})")
     parts = []
     for file in files:
-        picture = picture(file, shape[0])
+        picture = read_picture(file, shape[0])
         if tuple(picture.shape) != shape:
             raise Usage(f"{file} must be {shape[2]} pixels wide and {shape[1]} high for this task, got {picture.shape[2]} x {picture.shape[1]}")
         parts.append(picture)

@@ -24,7 +24,7 @@ from rheos.models.conditions import Conditions
 from rheos.models.devices import pick_device
 from rheos.models.folder import write_model
 from rheos.models.learn import DEFAULT_STEPS, MOST_BATCH, PRECISIONS, SCHEDULES, _check_memory
-from rheos.models.model import Model, _checked_tensors, _network, _public_name
+from rheos.models.model import Model, _check_conditions, _checked_tensors, _fill, _network, _public_name
 from rheos.models.running import MOST_TIMED, carried, fitting
 from rheos.models.transforms import Standardise
 from rheos.nets.token_transformer import TokenTransformer
@@ -152,21 +152,13 @@ class MaskedModel(Model):
             conditions = Conditions(found["classes"], None if labels is None else tuple(labels), found["embedder"])
             if list(encoding.event) != found["event"]:
                 raise ValueError(f"event is {found['event']}, but its encoding has {list(encoding.event)}")
-            built = getattr(field.net, "settings", None) or {}
-            for name, said in (("classes", conditions.classes), ("features", conditions.features)):
-                if name in built and built[name] != said:
-                    raise ValueError(f"the model has {said or 'no'} {name}, its network {built[name] or 'none'}")
+            _check_conditions(field.net, conditions)
             model = cls(field, tokens, encoding, conditions=conditions, card=found["card"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{place} is damaged: {type(error).__name__} {error}") from None
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        weights = {key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")}
-        try:
-            field.net.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"the weights in {folder / found['tensors']} do not fit {type(field.net).__name__}: {' '.join(str(error).split())}") from None
-        field.net.eval().requires_grad_(False)
+        _fill(field.net, tensors, folder / found["tensors"])
         return model.to(where)
 
 

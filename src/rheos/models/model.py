@@ -213,10 +213,7 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
         labels, encoding = found.get("labels"), found.get("encoding")
         conditions = Conditions(found["classes"], None if labels is None else tuple(labels), found.get("embedder"))
         encoding = None if encoding is None else encoding_from_json(encoding)
-        built = getattr(field.net, "settings", None) or {}
-        for name, said in (("classes", conditions.classes), ("features", conditions.features)):
-            if name in built and built[name] != said:
-                raise ValueError(f"the model has {said or 'no'} {name}, its network {built[name] or 'none'}")
+        _check_conditions(field.net, conditions)
         model = Model(field, transform, tuple(found["event"]), conditions=conditions,
                       encoding=encoding, card=found["card"], source=source)
         _check_fit(model.event, field.event, encoding)
@@ -224,13 +221,26 @@ def load(folder: str | FilePath, *, net: nn.Module | None = None, device: str = 
         raise ValueError(f"{place} is damaged: {type(error).__name__} {error}") from None
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
+    _fill(field.net, tensors, folder / found["tensors"])
+    return model.to(device)
+
+
+def _check_conditions(net: nn.Module, conditions: Conditions) -> None:
+    """ValueError if a network was built for other conditions than the model tells."""
+    built = getattr(net, "settings", None) or {}
+    for name, said in (("classes", conditions.classes), ("features", conditions.features)):
+        if name in built and built[name] != said:
+            raise ValueError(f"the model has {said or 'no'} {name}, its network {built[name] or 'none'}")
+
+
+def _fill(net: nn.Module, tensors: dict[str, Tensor], file: FilePath) -> None:
+    """Give a network its weights, for good. ValueError that names their file if they do not fit."""
     weights = {key.removeprefix("net."): value for key, value in tensors.items() if key.startswith("net.")}
     try:
-        field.net.load_state_dict(weights)
+        net.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {folder / found['tensors']} do not fit {type(field.net).__name__}: {' '.join(str(error).split())}") from None
-    field.net.eval().requires_grad_(False)
-    return model.to(device)
+        raise ValueError(f"the weights in {file} do not fit {type(net).__name__}: {' '.join(str(error).split())}") from None
+    net.eval().requires_grad_(False)
 
 
 def _check_fit(event: tuple, of_network: tuple[int, ...] | None, encoding: Encoding | None) -> None:
